@@ -1,0 +1,84 @@
+# The only list of commands. `make` alone prints it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down password shell venv test lint unit contract system system-trixie system-bookworm soak bench validate lock docs clean
+
+CLUSTER ?= demo
+SUITE ?= trixie
+HOST ?= login1
+INVENTORY ?= inventories/demo
+export CLUSTER SUITE
+export PATH := $(CURDIR)/molecule/bin:$(CURDIR)/.venv/bin:$(PATH)
+
+VENV := .venv/.$(shell sha256sum files/locks/controller.txt | cut -c1-12)
+MOLECULE := ANSIBLE_FORCE_COLOR=0 molecule
+
+help:            ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: venv       ## A working hub on a Slurm cluster in containers; prints the URL and how to sign in (SUITE=bookworm for Debian 12)
+	@CLUSTER=demo $(MOLECULE) converge -s demo
+	@CLUSTER=demo molecule/bin/demo-card
+
+demo-down:       ## Remove every trace of the demo from this machine
+	@CLUSTER=demo tools/host down
+
+password:        ## PIN and current one-time code of a demo user: make -s password USER=alice
+	@molecule/bin/password "$(USER)"
+
+shell:           ## A root shell on a test host: make shell HOST=login1 [CMD='systemctl status hpchub']
+ifdef CMD
+	@podman exec "hpchub-$(CLUSTER)-$(HOST)" bash -lc '$(subst ','\'',$(CMD))'
+else
+	@podman exec -it "hpchub-$(CLUSTER)-$(HOST)" bash -l
+endif
+
+venv: $(VENV)    ## The controller's tools, exactly as locked, in .venv
+$(VENV): files/locks/controller.txt
+	@tools/host
+	@echo "==> Tools of the controller into .venv"
+	@rm -rf .venv && python3 -m venv .venv
+	@.venv/bin/pip install --quiet --require-hashes -r files/locks/controller.txt
+	@touch $@
+
+test: lint unit contract system ## Everything that has to pass: lint, unit, contract, then the real thing on Debian 13 and 12
+
+lint: venv       ## ansible-lint (production), yamllint, ruff, mypy strict, shellcheck
+	@ruff check . && ruff format --check .
+	@mypy
+	@yamllint --strict .
+	@shellcheck $$(git ls-files | xargs grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env bash' --)
+	@ansible-lint --offline
+
+unit: venv       ## The package alone, in seconds
+	@pytest tests/unit
+
+contract: venv   ## Defaults = specs = docs = models; what preflight says to wrong inventories
+	@pytest tests/contract tests/preflight
+
+system: system-trixie system-bookworm ## A real cluster, a real browser: all on Debian 13, the whole browser proof on Debian 12
+
+system-trixie: venv
+	@CLUSTER=test SUITE=trixie $(MOLECULE) test -s default
+
+system-bookworm: venv
+	@CLUSTER=test SUITE=bookworm $(MOLECULE) test -s bookworm
+
+soak: venv       ## Long proofs, against the running demo
+	@pytest tests/soak
+
+bench: venv      ## Measurements, against the running demo: a table and build/benchmark.json
+	@python tests/bench/run.py
+
+validate: venv   ## Check an inventory, change nothing: make validate INVENTORY=inventories/mysite
+	@ansible-playbook -i "$(INVENTORY)" playbooks/validate.yml
+
+lock: venv       ## Make all locks anew
+	@tools/build lock
+
+docs: venv       ## docs/reference.md from the roles' argument_specs
+	@python tools/reference
+
+clean:           ## Remove what was built in this checkout
+	@rm -rf build .venv
