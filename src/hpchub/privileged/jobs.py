@@ -1,0 +1,316 @@
+"""The one program that the hub may run as an enrolled user, through sudo and without arguments.
+
+One JSON object on stdin, {"verb": "submit", "job": {...}, "environment": {...}} or {"verb": "cancel", "job_id": "123"};
+one on stdout, {"ok": true, "job_id": "123"} or {"ok": false, "message": "..."}. Nothing of the caller's environment is
+used, every field is checked here again, and what the Lab needs to know travels in the script alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONFIG = Path("/etc/hpchub/jobs.json")
+MAX_REQUEST_BYTES = 256 * 1024
+MAX_VALUE_BYTES = 8 * 1024
+MAX_MESSAGE_CHARS = 1000
+COMMAND_SECONDS = 60  # below the time that the hub waits for this program
+
+_TAG = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
+_JOB_ID = {"slurm": re.compile(r"[0-9]{1,18}"), "pbs": re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9][A-Za-z0-9.-]{0,100})?")}
+_VARIABLE = re.compile(r"JUPYTERHUB_[A-Z0-9_]{1,100}")
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
+_GONE = re.compile(
+    r"Invalid job id|already completing or completed|Unknown Job I[dD]|Job has finished|Job already in terminal state"
+)
+# JSON of one object on one line can never be this line, and a quoted delimiter keeps the shell from reading the text.
+_DELIMITER = "END-OF-HPCHUB-LAB"
+
+
+class Refused(Exception):
+    """What was asked is refused; the text is for the person who asked."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """jobs.json. `lab` is the symlink to the user environment in use."""
+
+    scheduler: str
+    scheduler_prefix: str
+    lab: str
+    shared_prefix: str
+    queues: tuple[str, ...]
+    callback_url: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the Lab's job asks for: wall time in minutes, memory in MiB; no reservation is None."""
+
+    tag: str
+    project: str
+    queue: str
+    walltime_minutes: int
+    cores: int
+    memory_mib: int
+    gpus: int
+    reservation: str | None
+
+
+def _exactly(data: object, keys: Collection[str], what: str) -> dict[str, Any]:
+    if type(data) is not dict:
+        raise Refused(f"{what} must be a JSON object")
+    if data.keys() != set(keys):
+        raise Refused(f"{what} must have exactly the fields {', '.join(keys)}")
+    return data
+
+
+def _text(pattern: re.Pattern[str]) -> Callable[[Any], str]:
+    def check(value: object) -> str:
+        if type(value) is not str or not pattern.fullmatch(value):
+            raise ValueError(f"must match {pattern.pattern}")
+        return value
+
+    return check
+
+
+def _number(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: object) -> int:
+        if type(value) is not int or not low <= value <= high:  # bool is an int to isinstance
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+_JOB: dict[str, Callable[[Any], Any]] = {
+    "tag": _text(_TAG),
+    "project": _text(_NAME),
+    "queue": _text(_NAME),
+    "walltime_minutes": _number(1, 366 * 24 * 60),
+    "cores": _number(1, 100_000),
+    "memory_mib": _number(1, 1 << 30),
+    "gpus": _number(0, 1000),
+    "reservation": lambda value: None if value is None else _text(_NAME)(value),
+}
+
+
+def read_config(path: Path) -> Config:
+    """Read jobs.json. Raises Refused with what is wrong in it."""
+    try:
+        data = _exactly(json.loads(path.read_text(encoding="utf-8")), Config.__annotations__, str(path))
+    except (OSError, ValueError) as error:
+        raise Refused(f"The hub's job settings {path} cannot be read: {error}") from None
+    queues = data.pop("queues")
+    if type(queues) is not list or any(type(value) is not str for value in (*data.values(), *queues)):
+        raise Refused(f"{path} must hold text, and queues a list of text")
+    if data["scheduler"] not in _JOB_ID:
+        raise Refused(f"{path}: scheduler must be one of {', '.join(_JOB_ID)}")
+    if any(not _PLAIN_PATH.fullmatch(data[name]) for name in ("scheduler_prefix", "lab", "shared_prefix")):
+        raise Refused(f"{path}: scheduler_prefix, lab and shared_prefix must be absolute paths of plain characters")
+    return Config(queues=tuple(queues), **data)
+
+
+def parse_job(data: object, queues: tuple[str, ...]) -> Job:
+    """Check the job of a submit request. Raises Refused naming the field."""
+    fields = _exactly(data, _JOB, "job")
+    checked = {}
+    for name, check in _JOB.items():
+        try:
+            checked[name] = check(fields[name])
+        except ValueError as error:
+            raise Refused(f"job.{name} {error}") from None
+    job = Job(**checked)
+    if job.queue not in queues:
+        raise Refused(f"The queue {job.queue} is not open to the hub. Choose one of {', '.join(queues)}.")
+    return job
+
+
+def parse_environment(data: object) -> dict[str, str]:
+    """Check the environment of a submit request: JUPYTERHUB_* names, text without NUL of at most 8 KiB."""
+    if type(data) is not dict:
+        raise Refused("environment must be a JSON object")
+    for name, value in data.items():
+        if not _VARIABLE.fullmatch(name):
+            raise Refused("environment may hold JUPYTERHUB_* variables only")
+        if type(value) is not str or "\0" in value or len(value.encode("utf-8", "surrogatepass")) > MAX_VALUE_BYTES:
+            raise Refused(f"environment.{name} must be text of at most {MAX_VALUE_BYTES} bytes without NUL")
+    return data
+
+
+def script(config: Config, job: Job, environment: Mapping[str, str]) -> str:
+    """The batch script. It names what `lab` points to now, so a waiting job keeps the environment it was made for."""
+    payload = {
+        "environment": environment,
+        "callback_url": config.callback_url,
+        "shared_prefix": config.shared_prefix,
+        "scheduler": config.scheduler,
+        "scheduler_prefix": config.scheduler_prefix,
+        "project": job.project,
+        "queue": job.queue,
+        "reservation": job.reservation,
+    }
+    python = f"{os.path.realpath(config.lab)}/bin/python"
+    text = json.dumps(payload, ensure_ascii=True)
+    return f"#!/bin/bash\nexec {shlex.quote(python)} -I -m hpchub.lab.start <<'{_DELIMITER}'\n{text}\n{_DELIMITER}\n"
+
+
+def submit_command(config: Config, job: Job, home: str, log: str) -> list[str]:
+    """The submit command; the script goes to its stdin. `log` is a directory, or /dev/null."""
+    if config.scheduler == "slurm":
+        command = [
+            f"{config.scheduler_prefix}/sbatch",
+            "--parsable",
+            "--job-name=hpchub",
+            f"--comment={job.tag}",
+            f"--account={job.project}",
+            f"--partition={job.queue}",
+            f"--time={job.walltime_minutes}",
+            "--nodes=1",
+            "--ntasks=1",
+            f"--cpus-per-task={job.cores}",
+            f"--mem={job.memory_mib}M",
+            "--export=NIL",
+            f"--chdir={home}",
+            f"--output={log if log == os.devnull else log + '/lab-%j.log'}",
+            "--no-requeue",
+        ]
+        if job.gpus:
+            command.append(f"--gres=gpu:{job.gpus}")
+        if job.reservation is not None:
+            command.append(f"--reservation={job.reservation}")
+        return command
+    gpus = f":ngpus={job.gpus}" if job.gpus else ""
+    hours, minutes = divmod(job.walltime_minutes, 60)
+    return [
+        f"{config.scheduler_prefix}/qsub",
+        "-Nhpchub",
+        f"-vHPCHUB_TAG={job.tag}",  # a user's job has no comment of its own in PBS
+        f"-A{job.project}",
+        f"-q{job.queue if job.reservation is None else job.reservation}",  # a PBS reservation is a queue
+        f"-lselect=1:ncpus={job.cores}:mem={job.memory_mib}mb{gpus}",
+        f"-lwalltime={hours:02d}:{minutes:02d}:00",
+        "-joe",
+        f"-o{log if log == os.devnull else log + '/'}",
+        "-rn",
+        "-mn",
+    ]
+
+
+def cancel_command(config: Config, job_id: object) -> list[str]:
+    """The command that ends one job. Raises Refused if `job_id` is not one."""
+    if type(job_id) is not str or not _JOB_ID[config.scheduler].fullmatch(job_id):
+        raise Refused("job_id must be the number that the scheduler gave")
+    name = "scancel" if config.scheduler == "slurm" else "qdel"
+    return [f"{config.scheduler_prefix}/{name}", job_id]
+
+
+def clean(text: str) -> str:
+    """The scheduler's words on one line: no control characters, bounded."""
+    words = "".join(character if character.isprintable() else " " for character in text).split()
+    return " ".join(words)[:MAX_MESSAGE_CHARS]
+
+
+def log_directory(home: str) -> str:
+    """The directory of the jobs' logs, made if need be; /dev/null where nothing can be written (a full home)."""
+    directory = f"{home}/.local/state/hpchub"
+    if not _PLAIN_PATH.fullmatch(directory):  # % means something to Slurm, a colon to PBS
+        return os.devnull
+    try:
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError:
+        return os.devnull
+    return directory
+
+
+def run(
+    command: list[str], environment: Mapping[str, str], cwd: str, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a scheduler command with `text` on stdin. Raises Refused if it cannot be run or does not answer."""
+    try:
+        return subprocess.run(  # noqa: S603 - an argument list of fixed flags and checked values, never a shell
+            command,
+            input=text,
+            env=environment,
+            cwd=cwd,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Refused(f"The batch system did not answer within {COMMAND_SECONDS} seconds.") from None
+    except OSError as error:
+        raise Refused(f"{command[0]} cannot be run: {error.strerror}") from None
+
+
+def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[str, Any]:
+    """Do what a request asks, as the user that `account` describes. Raises Refused if it must not be done."""
+    home = account.pw_dir
+    cwd = home if Path(home).is_dir() else "/"
+    environment = {
+        "HOME": home,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": "/bin/sh",
+        "PATH": f"{config.scheduler_prefix}:/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+    }
+    verb = request.get("verb") if type(request) is dict else None
+    if verb == "submit":
+        fields = _exactly(request, ("verb", "job", "environment"), "submit")
+        job = parse_job(fields["job"], config.queues)
+        text = script(config, job, parse_environment(fields["environment"]))
+        command = submit_command(config, job, home, log_directory(home))
+        done = run(command, environment, cwd, text)
+        job_id = done.stdout.strip().split(";")[0]
+        if done.returncode == 0 and _JOB_ID[config.scheduler].fullmatch(job_id):
+            return {"ok": True, "job_id": job_id}
+        return {"ok": False, "message": clean(done.stderr or done.stdout) or f"{command[0]} said nothing."}
+    if verb == "cancel":
+        fields = _exactly(request, ("verb", "job_id"), "cancel")
+        done = run(cancel_command(config, fields["job_id"]), environment, cwd)
+        if done.returncode == 0 or _GONE.search(done.stderr):
+            return {"ok": True}
+        return {"ok": False, "message": clean(done.stderr or done.stdout)}
+    raise Refused("verb must be submit or cancel")
+
+
+def main() -> int:
+    """Entry point. Exit status 0 whenever a JSON answer was printed."""
+    os.umask(0o022)  # the job inherits it; the hub's own would make every file of a project private
+    try:
+        if 0 in (os.getuid(), os.geteuid()):
+            raise Refused("This program runs as an enrolled user, never as root.")
+        data = sys.stdin.buffer.read(MAX_REQUEST_BYTES + 1)
+        if len(data) > MAX_REQUEST_BYTES:
+            raise Refused(f"request is longer than {MAX_REQUEST_BYTES} bytes")
+        try:
+            request = json.loads(data)
+        except (ValueError, RecursionError):
+            raise Refused("request is not JSON") from None
+        answer = handle(request, read_config(CONFIG), pwd.getpwuid(os.getuid()))
+    except Refused as refusal:
+        answer = {"ok": False, "message": clean(str(refusal))}
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

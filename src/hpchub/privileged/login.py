@@ -1,0 +1,266 @@
+"""hpchub-login@.service: one process answers one login attempt and ends.
+
+fd 0 is the accepted connection of hpchub-login.socket. One JSON line comes in, {"user", "password", "rhost"}; one goes
+out, {"result", "user"} with result ok, denied, locked, expired, new_pin or unavailable. Whatever is not understood is a
+refusal; the only way to "ok" is PAM's own success after it asked for the secret exactly once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import grp
+import ipaddress
+import json
+import os
+import pwd
+import re
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpchub.privileged import pam
+
+CONFIG = Path("/etc/hpchub/login.json")
+LOCKS = Path("/run/hpchub-login")
+PAM_SERVICES = Path("/etc/pam.d")
+MAX_REQUEST_BYTES = 4096
+READ_SECONDS = 5
+REFUSAL_SECONDS = 1.0  # no refusal is quicker, so that its time does not tell whether PAM was asked
+RESULTS = ("ok", "denied", "locked", "expired", "new_pin", "unavailable")
+
+_AUTHENTICATE = {
+    pam.PAM_AUTH_ERR: "denied",
+    pam.PAM_PERM_DENIED: "denied",
+    pam.PAM_CRED_INSUFFICIENT: "denied",
+    pam.PAM_USER_UNKNOWN: "denied",
+    pam.PAM_MAXTRIES: "locked",
+    pam.PAM_NEW_AUTHTOK_REQD: "new_pin",
+    pam.PAM_ACCT_EXPIRED: "expired",
+    pam.PAM_AUTHTOK_EXPIRED: "expired",
+}
+_ACCOUNT = {
+    pam.PAM_SUCCESS: "ok",
+    pam.PAM_PERM_DENIED: "locked",
+    pam.PAM_USER_UNKNOWN: "denied",
+    pam.PAM_NEW_AUTHTOK_REQD: "new_pin",
+    pam.PAM_ACCT_EXPIRED: "expired",
+    pam.PAM_AUTHTOK_EXPIRED: "expired",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """login.json. `timeout_seconds` bounds the whole attempt, waiting for an attempt of the same user included."""
+
+    service: str
+    users_group: str
+    hub_user: str
+    uid_min: int
+    username_pattern: str
+    timeout_seconds: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attempt as it came in; `password` is wiped after use."""
+
+    user: str
+    password: bytearray
+    rhost: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer, and the reason for the journal alone."""
+
+    result: str
+    reason: str
+
+
+def read_config(path: Path) -> Config:
+    """Read login.json. Raises ValueError or OSError if it is not exactly what Config says."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.keys() != Config.__annotations__.keys():
+        raise ValueError(f"{path} must hold exactly {', '.join(Config.__annotations__)}")
+    config = Config(**data)
+    numbers = (config.uid_min, config.timeout_seconds)
+    texts = (config.service, config.users_group, config.hub_user, config.username_pattern)
+    if any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError(f"{path}: uid_min and timeout_seconds must be whole numbers above 0")
+    if any(type(text) is not str or not text for text in texts) or "/" in config.service:
+        raise ValueError(f"{path}: names must be text, and service the name of a file in /etc/pam.d")
+    re.compile(config.username_pattern)
+    return config
+
+
+def parse_request(line: bytes) -> Request:
+    """Read the request line. Raises ValueError for all that is not exactly the protocol."""
+    data = json.loads(line)
+    if not isinstance(data, dict) or data.keys() != {"user", "password", "rhost"}:
+        raise ValueError("request is not an object of user, password and rhost")
+    if any(type(value) is not str or "\0" in value for value in data.values()):
+        raise ValueError("a field is not text, or holds a NUL")
+    if data["rhost"]:
+        ipaddress.ip_address(data["rhost"])
+    return Request(data["user"], bytearray(data["password"].encode()), data["rhost"])
+
+
+def refused_before_pam(config: Config, user: str, secret_bytes: int) -> str:
+    """Why PAM is not even asked about this user ("" if it is)."""
+    if not re.fullmatch(config.username_pattern, user):
+        return "name outside the pattern"
+    if not 0 < secret_bytes <= pam.MAX_SECRET_BYTES:
+        return "secret empty or too long"
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return "no such account"
+    if account.pw_name != user:
+        return "name is an alias"
+    if account.pw_uid < max(config.uid_min, 1):
+        return "system account"
+    if grp.getgrnam(config.users_group).gr_gid not in os.getgrouplist(user, account.pw_gid):
+        return "not enrolled"
+    return ""
+
+
+def judge(outcome: pam.Outcome) -> Verdict:
+    """What a finished PAM conversation means. Anything not foreseen is "unavailable"."""
+    reason = f"{outcome.stage} pam={outcome.code}"
+    if outcome.refused == "second prompt":
+        return Verdict("new_pin", f"{reason}, second prompt")
+    if outcome.refused:
+        return Verdict("unavailable", f"{reason}, {outcome.refused}")
+    if outcome.stage == "authenticate":
+        result = _AUTHENTICATE.get(outcome.code, "unavailable")
+    elif outcome.stage == "account":
+        result = _ACCOUNT.get(outcome.code, "unavailable")
+    else:
+        result = "unavailable"
+    if result == "ok" and outcome.asked != 1:
+        return Verdict("unavailable", f"{reason}, success without asking for the secret")
+    return Verdict(result, " ".join([reason, *outcome.messages]))
+
+
+def attempt(config: Config, request: Request) -> Verdict:
+    """Judge one request. Attempts of one user follow each other, so that one code cannot be used twice at once."""
+    reason = refused_before_pam(config, request.user, len(request.password))
+    if reason:
+        return Verdict("denied", reason)
+    lock = os.open(
+        LOCKS / f"uid-{pwd.getpwnam(request.user).pw_uid}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (PAM_SERVICES / config.service).stat()  # without the file PAM would take the service "other", whatever it allows
+    return judge(pam.check(config.service, request.user, request.password, request.rhost))
+
+
+def attempt_in_child(config: Config, request: Request, deadline: float) -> Verdict:
+    """Run `attempt` in a child with a hard end, because a PAM module may hang, crash or call exit().
+
+    `deadline` is on the monotonic clock, in seconds.
+    """
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)  # a module that prints must not speak to the hub
+            os.dup2(null, 1)
+            verdict = attempt(config, request)
+            os.write(write_end, json.dumps([verdict.result, verdict.reason[:400]]).encode())
+        except BaseException as error:
+            os.write(write_end, json.dumps(["unavailable", f"{type(error).__name__}: {error}"[:400]]).encode())
+        os._exit(0)
+    os.close(write_end)
+    pam.wipe(request.password)
+    try:
+        ready, _, _ = select.select([read_end], [], [], max(deadline - time.monotonic(), 0))
+        answer = os.read(read_end, 65536) if ready else None
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if answer is None:
+        return Verdict("unavailable", f"no answer within {config.timeout_seconds} s")
+    if not answer:
+        return Verdict("unavailable", "a PAM module ended the process")
+    result, reason = json.loads(answer)
+    return Verdict(result if result in RESULTS else "unavailable", reason)
+
+
+def audit_line(verdict: Verdict, user: str, rhost: str) -> str:
+    """One line for the journal: no control characters, bounded, and never the secret."""
+
+    def clean(text: str, limit: int) -> str:
+        return "".join(c if c.isascii() and c.isprintable() and c != '"' else "?" for c in text[:limit])
+
+    return (
+        f'login result={verdict.result} user="{clean(user, 32)}" rhost="{clean(rhost, 45)}" '
+        f'reason="{clean(verdict.reason, 400)}"'
+    )
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """uid of the process that connected, as the kernel recorded it."""
+    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
+
+
+def read_line(connection: socket.socket) -> bytes:
+    """Read up to the first newline. Raises ValueError for a line that is too long or does not end."""
+    received = b""
+    end = time.monotonic() + READ_SECONDS
+    while not received.endswith(b"\n"):
+        connection.settimeout(max(end - time.monotonic(), 0.001))
+        part = connection.recv(MAX_REQUEST_BYTES + 1 - len(received))
+        received += part
+        if not part or len(received) > MAX_REQUEST_BYTES:
+            raise ValueError("request too long or not ended")
+    return received
+
+
+def serve(connection: socket.socket) -> tuple[Verdict, str, str]:
+    """Answer the one request of a connection; gives the verdict, and the user name and address it is about."""
+    config = read_config(CONFIG)
+    signal.alarm(config.timeout_seconds + 2 * READ_SECONDS)
+    started = time.monotonic()
+    if peer_uid(connection) != pwd.getpwnam(config.hub_user).pw_uid:
+        return Verdict("unavailable", f"connection from uid {peer_uid(connection)} refused"), "", ""
+    try:
+        request = parse_request(read_line(connection))
+    except (ValueError, TypeError, OSError, RecursionError) as error:
+        return Verdict("denied", f"malformed request: {type(error).__name__}"), "", ""
+    verdict = attempt_in_child(config, request, started + config.timeout_seconds)
+    if verdict.result != "ok":
+        time.sleep(max(started + REFUSAL_SECONDS - time.monotonic(), 0))
+    return verdict, request.user, request.rhost
+
+
+def main() -> int:
+    """Entry point: connection on fd 0, audit on stderr, exit status 0 whenever an answer was found."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection = socket.socket(fileno=os.dup(0))
+    user = rhost = ""
+    try:
+        verdict, user, rhost = serve(connection)
+    except Exception as error:
+        verdict = Verdict("unavailable", f"{type(error).__name__}: {error}")
+    sys.stderr.write(audit_line(verdict, user, rhost) + "\n")
+    sys.stderr.flush()
+    echoed = user if verdict.result == "ok" else ""
+    try:
+        connection.settimeout(READ_SECONDS)
+        connection.sendall(json.dumps({"result": verdict.result, "user": echoed}).encode() + b"\n")
+    except OSError:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

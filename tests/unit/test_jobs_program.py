@@ -1,0 +1,270 @@
+"""The one sudo program: hostile JSON reaches neither argument list nor script; the scheduler's words come back."""
+
+import json
+import os
+import pwd
+import re
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpchub.privileged import jobs
+
+ME = pwd.getpwuid(os.getuid())
+JOB = {
+    "tag": "demo:alice::0f",
+    "project": "climate",
+    "queue": "regular",
+    "walltime_minutes": 90,
+    "cores": 2,
+    "memory_mib": 4096,
+    "gpus": 0,
+    "reservation": None,
+}
+ENVIRONMENT = {"JUPYTERHUB_API_TOKEN": "t0ken", "JUPYTERHUB_USER": "alice"}
+SUBMIT = {"verb": "submit", "job": JOB, "environment": ENVIRONMENT}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=8,
+)
+
+
+def config(scheduler: str = "slurm", prefix: str = "/usr/bin") -> jobs.Config:
+    return jobs.Config(
+        scheduler, prefix, "/opt/hpchub/lab/current", "/opt/hpchub", ("regular", "gpu"), "http://login1:8081/x"
+    )
+
+
+def stub(directory: Path, name: str, code: int = 0, out: str = "", err: str = "") -> None:
+    """A scheduler command that records its arguments, environment and input, and says what it is told to."""
+    program = directory / name
+    program.write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {directory}/argv\n/usr/bin/env > {directory}/env\n/bin/cat > {directory}/stdin\n"
+        f"printf %s {shlex.quote(out)}\nprintf %s {shlex.quote(err)} >&2\nexit {code}\n"
+    )
+    program.chmod(0o755)
+
+
+def account(home: Path) -> pwd.struct_passwd:
+    return pwd.struct_passwd(("alice", "x", 2001, 2000, "", str(home), "/bin/bash"))
+
+
+def payload(script: str) -> dict[str, object]:
+    """What the batch script hands to the Lab, as the shell would read it."""
+    lines = script.split("\n")
+    opening = re.fullmatch(r"exec (\S+) -I -m hpchub\.lab\.start <<'(\S+)'", lines[1])
+    assert opening is not None
+    assert lines[0] == "#!/bin/bash"
+    assert lines[3:] == [opening[2], ""]
+    result = json.loads(lines[2])
+    assert isinstance(result, dict)
+    return result
+
+
+def test_a_submission_gives_the_job_id_and_the_token_is_in_the_script_alone(tmp_path: Path) -> None:
+    stub(tmp_path, "sbatch", out="123;cluster\n")
+    answer = jobs.handle(SUBMIT, config(prefix=str(tmp_path)), account(tmp_path))
+    assert answer == {"ok": True, "job_id": "123"}
+    assert "t0ken" in (tmp_path / "stdin").read_text()
+    assert "t0ken" not in (tmp_path / "argv").read_text() + (tmp_path / "env").read_text()
+
+
+def test_nothing_of_the_callers_environment_reaches_the_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(tmp_path, "sbatch", out="1")
+    for name in ("SLURM_CONF", "SBATCH_ACCOUNT", "LD_PRELOAD", "HUB_SECRET"):
+        monkeypatch.setenv(name, "smuggled")
+    jobs.handle(SUBMIT, config(prefix=str(tmp_path)), account(tmp_path))
+    names = {line.split("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LC_ALL"}
+
+
+def test_a_refusal_comes_back_in_the_schedulers_own_words(tmp_path: Path) -> None:
+    stub(tmp_path, "sbatch", code=1, err="sbatch: error: \x1b[31mInvalid account\x07 or partition\n" + "x" * 5000)
+    answer = jobs.handle(SUBMIT, config(prefix=str(tmp_path)), account(tmp_path))
+    assert answer["ok"] is False
+    assert answer["message"].startswith("sbatch: error: [31mInvalid account or partition")
+    assert len(answer["message"]) <= jobs.MAX_MESSAGE_CHARS
+
+
+def test_success_without_a_job_number_is_not_taken_for_a_job(tmp_path: Path) -> None:
+    stub(tmp_path, "sbatch", out="everything is fine")
+    assert jobs.handle(SUBMIT, config(prefix=str(tmp_path)), account(tmp_path))["ok"] is False
+
+
+def test_slurm_and_pbs_get_the_same_wish() -> None:
+    job = jobs.parse_job(JOB | {"gpus": 1}, ("regular",))
+    slurm = jobs.submit_command(config("slurm"), job, "/home/alice", "/home/alice/log")
+    pbs = jobs.submit_command(config("pbs"), job, "/home/alice", "/home/alice/log")
+    for wish in ("--account=climate", "--partition=regular", "--time=90", "--cpus-per-task=2", "--mem=4096M"):
+        assert wish in slurm
+    assert "--gres=gpu:1" in slurm
+    for wish in ("-Aclimate", "-qregular", "-lwalltime=01:30:00", "-lselect=1:ncpus=2:mem=4096mb:ngpus=1"):
+        assert wish in pbs
+
+
+def test_a_reservation_is_an_option_of_slurm_and_a_queue_of_pbs() -> None:
+    job = jobs.parse_job(JOB | {"reservation": "tutorial"}, ("regular",))
+    assert "--reservation=tutorial" in jobs.submit_command(config("slurm"), job, "/home/alice", "/dev/null")
+    assert "-qtutorial" in jobs.submit_command(config("pbs"), job, "/home/alice", "/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cores", True),
+        ("cores", 1.0),
+        ("cores", "2"),
+        ("cores", 0),
+        ("walltime_minutes", -1),
+        ("memory_mib", 1 << 40),
+        ("gpus", None),
+        ("project", "-Aocean"),
+        ("project", "a b"),
+        ("project", "a\n#SBATCH --uid=0"),
+        ("project", ""),
+        ("queue", "secret"),
+        ("queue", "regular\n"),
+        ("reservation", "x,y"),
+        ("reservation", 5),
+        ("tag", "a b"),
+        ("tag", "x" * 129),
+        ("tag", "a,LD_PRELOAD=x"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(jobs.Refused, match=field):
+        jobs.parse_job(JOB | {field: value}, ("regular",))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        None,
+        [],
+        {},
+        {"verb": "run"},
+        {"verb": ["submit"]},
+        SUBMIT | {"extra": 1},
+        {"verb": "submit", "job": JOB},
+        SUBMIT | {"job": JOB | {"options": "--uid=0"}},
+        SUBMIT | {"environment": {"LD_PRELOAD": "x"}},
+        SUBMIT | {"environment": {"JUPYTERHUB_X\n": "x"}},
+        SUBMIT | {"environment": {"JUPYTERHUB_X": "a\0b"}},
+        SUBMIT | {"environment": {"JUPYTERHUB_X": "x" * 8193}},
+        SUBMIT | {"environment": {"JUPYTERHUB_X": 1}},
+        {"verb": "cancel", "job_id": "123 --user=alice"},
+        {"verb": "cancel", "job_id": "-u"},
+        {"verb": "cancel", "job_id": 123},
+        {"verb": "cancel", "job_id": "123\n"},
+        {"verb": "cancel", "job_id": "123", "signal": "KILL"},
+    ],
+)
+def test_what_is_not_exactly_the_protocol_runs_nothing(tmp_path: Path, request_: object) -> None:
+    for name in ("sbatch", "scancel"):
+        stub(tmp_path, name, out="1")
+    with pytest.raises(jobs.Refused):
+        jobs.handle(request_, config(prefix=str(tmp_path)), account(tmp_path))
+    assert not (tmp_path / "argv").exists()
+
+
+@pytest.mark.parametrize(("scheduler", "name", "job_id"), [("slurm", "scancel", "12"), ("pbs", "qdel", "12.pbs01")])
+def test_a_job_is_cancelled_and_one_that_is_gone_is_no_error(
+    tmp_path: Path, scheduler: str, name: str, job_id: str
+) -> None:
+    request_ = {"verb": "cancel", "job_id": job_id}
+    stub(tmp_path, name)
+    assert jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path)) == {"ok": True}
+    assert (tmp_path / "argv").read_text() == job_id + "\n"
+    for gone in ("scancel: error: Kill job error on job id 12: Invalid job id specified", "qdel: Unknown Job Id 12"):
+        stub(tmp_path, name, code=1, err=gone)
+        assert jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path)) == {"ok": True}
+    stub(tmp_path, name, code=1, err="Unable to contact slurm controller")
+    answer = jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path))
+    assert answer == {"ok": False, "message": "Unable to contact slurm controller"}
+
+
+@given(
+    data=st.fixed_dictionaries({name: st.just(value) | JSON for name, value in JOB.items()}),
+    scheduler=st.sampled_from(["slurm", "pbs"]),
+)
+def test_no_json_value_becomes_more_than_one_checked_argument(data: dict[str, object], scheduler: str) -> None:
+    try:
+        job = jobs.parse_job(data, ("regular", "gpu"))
+    except jobs.Refused:
+        return
+    command = jobs.submit_command(config(scheduler), job, "/home/alice", "/home/alice/log")
+    assert command[0] in ("/usr/bin/sbatch", "/usr/bin/qsub")
+    flags = "--[a-z-]+=" if scheduler == "slurm" else "-[NvAqlojrm]"
+    for item in command[1:]:
+        assert item in ("--parsable", "--no-requeue") or re.match(flags, item)
+        assert item.isascii()
+        assert item.isprintable()
+
+
+@given(values=st.dictionaries(st.from_regex(r"JUPYTERHUB_[A-Z0-9_]{1,20}", fullmatch=True), st.text(max_size=200)))
+def test_whatever_the_environment_holds_the_script_carries_it_unchanged(values: dict[str, str]) -> None:
+    job = jobs.parse_job(JOB, ("regular",))
+    try:
+        environment = jobs.parse_environment(values)
+    except jobs.Refused:
+        assert any("\0" in value for value in values.values())
+        return
+    script = jobs.script(config(), job, environment)
+    assert payload(script)["environment"] == values
+    assert script.isascii()
+
+
+def test_the_shell_hands_a_hostile_value_over_as_it_is(tmp_path: Path) -> None:
+    hostile = "$(touch /tmp/no) `id` \\ ' \" \n" + jobs._DELIMITER + "\n#SBATCH --uid=0\né"
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin/python"
+    python.write_text("#!/bin/sh\ncat\n")
+    python.chmod(0o755)
+    site = jobs.Config("slurm", "/usr/bin", str(tmp_path), "/opt/hpchub", ("regular",), "http://login1:8081/x")
+    script = jobs.script(site, jobs.parse_job(JOB, ("regular",)), {"JUPYTERHUB_X": hostile})
+    done = subprocess.run(["/bin/bash"], input=script, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["environment"]["JUPYTERHUB_X"] == hostile
+
+
+def test_a_waiting_job_keeps_the_environment_it_was_submitted_with(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "current").symlink_to("old")
+    site = jobs.Config("slurm", "/usr/bin", f"{tmp_path}/current", "/opt/hpchub", ("regular",), "http://x/")
+    assert f"{tmp_path}/old/bin/python" in jobs.script(site, jobs.parse_job(JOB, ("regular",)), {})
+
+
+def test_logs_are_private_and_a_home_that_cannot_be_written_costs_only_the_log(tmp_path: Path) -> None:
+    directory = jobs.log_directory(str(tmp_path))
+    assert stat.S_IMODE(Path(directory).stat().st_mode) == 0o700
+    assert jobs.log_directory("/proc/1/no-such-home") == os.devnull
+    assert jobs.log_directory(str(tmp_path / "100%j")) == os.devnull
+
+
+def test_root_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert jobs.main() == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": False,
+        "message": "This program runs as an enrolled user, never as root.",
+    }
+
+
+@pytest.mark.parametrize(
+    "change", [{"scheduler": "lsf"}, {"queues": "regular"}, {"lab": "relative"}, {"lab": 1}, {"extra": 1}]
+)
+def test_wrong_settings_are_refused_with_a_sentence(tmp_path: Path, change: dict[str, object]) -> None:
+    good = config().__dict__ | {"queues": ["regular"]}
+    file = tmp_path / "jobs.json"
+    file.write_text(json.dumps(good))
+    assert jobs.read_config(file).queues == ("regular",)
+    file.write_text(json.dumps(good | change))
+    with pytest.raises(jobs.Refused):
+        jobs.read_config(file)
