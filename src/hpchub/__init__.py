@@ -1,0 +1,1 @@
+"""hpchub: JupyterLab and Dask as jobs of an existing HPC cluster."""

@@ -1,0 +1,68 @@
+"""`hpchub VERB`: what people and units run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpchub.settings import SITE_FILE, SettingsError, load
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 1 with sentences on standard error."""
+    parser = argparse.ArgumentParser(prog="hpchub", description="The door to interactive supercomputing.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    check = verbs.add_parser("check", help="say what is wrong with a site.yml")
+    check.add_argument("file", type=Path)
+    cull = verbs.add_parser("cull", help="stop idle servers, for ever (hpchub-culler.service)")
+    cull.add_argument("--site", type=Path, default=SITE_FILE)
+    hub = verbs.add_parser("hub", help="run the hub (hpchub.service)")
+    hub.add_argument("--site", type=Path, default=SITE_FILE)
+    choice = parser.parse_args(argv)
+    try:
+        if choice.verb == "check":
+            load(choice.file)
+        elif choice.verb == "cull":
+            _cull(choice.site)
+        else:
+            _hub(choice.site)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _hub(site_file: Path) -> None:
+    """JupyterHub in this process, with our configuration."""
+    from jupyterhub.app import main as jupyterhub  # type: ignore[import-untyped]  # upstream has no types
+
+    load(site_file)
+    os.environ["HPCHUB_SITE_FILE"] = str(site_file)
+    jupyterhub(["--config", str(Path(__file__).with_name("jupyterhub_config.py"))])
+
+
+def _cull(site_file: Path) -> None:
+    """The idle culler in this process. Its token goes into the environment here, where nobody can read it."""
+    from jupyterhub_idle_culler import IdleCuller  # type: ignore[import-untyped]  # upstream has no types
+
+    from hpchub.configure import secret
+
+    site = load(site_file)
+    if not site.hub.idle_stop_minutes:
+        raise SettingsError(f"{site_file}: hub.idle_stop_minutes is 0, so there is nothing to do.")
+    os.environ["JUPYTERHUB_API_TOKEN"] = secret("culler-token")
+    IdleCuller.launch_instance(
+        [
+            f"--IdleCuller.url={site.hub.api_url}",
+            "--IdleCuller.config_file=",
+            f"--IdleCuller.timeout={site.hub.idle_stop_minutes * 60}",
+            "--IdleCuller.concurrency=2",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Settings become traitlets: one function for each area, and each only sets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote, urlparse
+
+import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
+from traitlets.config import Config
+
+from hpchub import callback
+from hpchub.settings import SettingsError, Site
+from hpchub.spawn_page import handlers
+from hpchub.spawn_page.context import TEMPLATES
+from hpchub.spawner import HpcSpawner, Refused
+
+CULLER = "hpchub-culler"
+NAMED_SERVERS = 4
+NODE_POLL_SECONDS = 30
+
+
+class QuietRefusals(logging.Filter):
+    """A wish that is refused is no defect: its line in the log has no traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every record stays; only the traceback of a refusal goes."""
+        if record.exc_info and isinstance(record.exc_info[1], Refused):
+            record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]}", None, None
+        return True
+
+
+def secret(name: str) -> str:
+    """A systemd credential of this unit; raises SettingsError."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise SettingsError("CREDENTIALS_DIRECTORY is not set: start the hub by its systemd unit.")
+    try:
+        value = (Path(directory) / name).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The credential {name} cannot be read in {directory}.") from error
+    if len(value) < 32:
+        raise SettingsError(f"The credential {name} is shorter than 32 characters.")
+    return value
+
+
+def configure(c: Config, site: Site, site_file: str) -> None:
+    """All areas."""
+    hub(c, site)
+    proxy(c, site, secret("proxy-token"))
+    sign_in(c, site)
+    servers(c, site, site_file)
+    pages(c, site)
+    if site.hub.idle_stop_minutes:
+        culler(c, secret("culler-token"))
+    routes()
+    logging.getLogger("JupyterHub").addFilter(QuietRefusals())
+
+
+def hub(c: Config, site: Site) -> None:
+    """The hub's own service: addresses, database, who may see what."""
+    state = Path(site.hub.state_directory)
+    c.JupyterHub.hub_bind_url = f"http://{site.hub.bind_address}:{site.hub.port}"
+    c.JupyterHub.hub_connect_url = f"http://{site.hub.connect_host}:{site.hub.port}"
+    c.JupyterHub.base_url = urlparse(site.hub.public_url).path
+    c.JupyterHub.public_url = site.hub.public_url
+    c.JupyterHub.db_url = f"sqlite:///{state / 'hub.sqlite'}"
+    c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
+    c.JupyterHub.admin_access = False
+    c.JupyterHub.log_level = "INFO"
+    c.JupyterHub.tornado_settings = {
+        "headers": {
+            "Referrer-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }
+    }
+
+
+def proxy(c: Config, site: Site, token: str) -> None:
+    """A proxy that is a service of its own: a restart of the hub costs nobody a session."""
+    c.JupyterHub.cleanup_proxy = False
+    c.JupyterHub.cleanup_servers = False
+    c.ConfigurableHTTPProxy.should_start = False
+    c.ConfigurableHTTPProxy.api_url = f"http+unix://{quote(site.proxy.api_socket, safe='')}"
+    c.ConfigurableHTTPProxy.auth_token = token
+
+
+def sign_in(c: Config, site: Site) -> None:
+    """Who comes in, and for how long. The login helper enforces the group, hence allow_all."""
+    c.JupyterHub.authenticator_class = "hpchub.login.helper.HelperAuthenticator"
+    c.JupyterHub.cookie_max_age_days = site.hub.session_hours / 24
+    c.JupyterHub.shutdown_on_logout = False
+    c.Authenticator.allow_all = True
+    c.Authenticator.admin_users = set(site.hub.admins)
+    c.HelperAuthenticator.socket = site.login.socket
+    c.HelperAuthenticator.label = site.login.label
+    c.HelperAuthenticator.banner = site.login.banner
+    c.HelperAuthenticator.support_contact = site.support_contact
+    c.HelperAuthenticator.timeout_seconds = site.login.timeout_seconds
+
+
+def servers(c: Config, site: Site, site_file: str) -> None:
+    """Users' servers. No limit on starts that wait: time in the queue costs the hub nothing."""
+    c.JupyterHub.spawner_class = HpcSpawner
+    c.JupyterHub.allow_named_servers = True
+    c.JupyterHub.named_server_limit_per_user = NAMED_SERVERS
+    c.JupyterHub.concurrent_spawn_limit = 0
+    c.JupyterHub.init_spawners_timeout = 5
+    c.HpcSpawner.site_file = site_file
+    c.HpcSpawner.http_timeout = site.jobs.start_timeout_seconds
+    c.HpcSpawner.poll_interval = NODE_POLL_SECONDS
+    c.HpcSpawner.env_keep = []
+
+
+def pages(c: Config, site: Site) -> None:
+    """Templates of ours before JupyterHub's, and the words of the site."""
+    c.JupyterHub.template_paths = [str(TEMPLATES), str(files("hpchub.login") / "templates")]
+    c.JupyterHub.template_vars = {"cluster_name": site.cluster_name, "support_contact": site.support_contact}
+
+
+def culler(c: Config, token: str) -> None:
+    """The culler, a service of its own, with the least role that lets it see idle servers and stop them."""
+    c.JupyterHub.services = [{"name": CULLER, "api_token": token}]
+    c.JupyterHub.load_roles = [
+        {
+            "name": CULLER,
+            "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
+            "services": [CULLER],
+        }
+    ]
+
+
+def routes() -> None:
+    """Our addresses, once; JupyterHub has no other place for them, for its extra_handlers are deprecated."""
+    known = jupyterhub.apihandlers.default_handlers
+    known.extend(route for route in (*callback.ROUTES, *handlers.ROUTES) if route not in known)

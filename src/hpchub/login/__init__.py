@@ -1,0 +1,1 @@
+"""The authenticators of the hub, and the pages of signing in."""

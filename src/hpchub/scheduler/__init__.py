@@ -1,0 +1,148 @@
+"""What a batch system can do, seen from the hub: questions only.
+
+Submitting and cancelling need the user's rights and live in `hpchub.privileged`; the hub itself asks, unprivileged.
+`slurm` and `pbs` are equals behind `Scheduler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+JOB_NAME = "hpchub"
+"""The name of every job of the hub; by it one question finds them all."""
+
+
+class SchedulerUnavailable(Exception):
+    """No usable answer; it says nothing about any job. The text is for the log, not for users."""
+
+
+class Phase(Enum):
+    """Where a job is in its life."""
+
+    WAITING = "waiting"
+    """In the queue, or held, or being prepared; it will run."""
+    RUNNING = "running"
+    """On its node, or suspended there."""
+    ENDING = "ending"
+    """Not usable any more, not gone yet."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """One job as the scheduler sees it."""
+
+    job_id: str
+    user: str
+    phase: Phase
+    state: str
+    """The scheduler's own word."""
+    node: str | None = None
+    """The node of the batch script; only while the job runs."""
+    reason: str = ""
+    """Why it waits or how it ended, in the scheduler's own word."""
+    start: float | None = None
+    """Seconds since the epoch: expected start while waiting, start afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue as it is now. None means: no limit known, or everybody."""
+
+    name: str
+    up: bool = True
+    max_walltime_minutes: int | None = None
+    max_cores: int | None = None
+    max_memory_mib: int | None = None
+    max_gpus: int = 0
+    allow_projects: frozenset[str] | None = None
+    deny_projects: frozenset[str] = frozenset()
+    allow_groups: frozenset[str] | None = None
+    allow_users: frozenset[str] | None = None
+    allow_qos: frozenset[str] | None = None
+    deny_qos: frozenset[str] = frozenset()
+
+    def admits(self, user: str, groups: Collection[str], project: Project) -> bool:
+        """Whether this user may use the queue with this project."""
+        return (
+            self.up
+            and (project.queues is None or self.name in project.queues)
+            and (self.allow_projects is None or project.name in self.allow_projects)
+            and project.name not in self.deny_projects
+            and (self.allow_groups is None or not self.allow_groups.isdisjoint(groups))
+            and (self.allow_users is None or user in self.allow_users)
+            and (self.allow_qos is None or not project.qos or not self.allow_qos.isdisjoint(project.qos))
+            and (not project.qos or not project.qos <= self.deny_qos)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """To whom the time is charged (Slurm: account) and what it may use."""
+
+    name: str
+    queues: frozenset[str] | None = None
+    qos: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Nodes set aside for some."""
+
+    name: str
+    active: bool
+    users: frozenset[str] = frozenset()
+    denied_users: frozenset[str] = frozenset()
+    projects: frozenset[str] = frozenset()
+    denied_projects: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    queue: str | None = None
+    end: float | None = None
+    """Seconds since the epoch."""
+
+    def admits(self, user: str, groups: Collection[str], project: str) -> bool:
+        """Whether a job of this user and project may use it.
+
+        Users or groups, and projects: who is named in both lists must match both (Slurm, `man scontrol`, Users=).
+        """
+        people = bool(self.users or self.groups)
+        return (
+            self.active
+            and bool(people or self.projects or self.denied_users or self.denied_projects)
+            and (not people or user in self.users or not self.groups.isdisjoint(groups))
+            and (not self.projects or project in self.projects)
+            and user not in self.denied_users
+            and project not in self.denied_projects
+        )
+
+
+Ask = Callable[[Sequence[str]], Awaitable[str]]
+"""Runs an argument list and returns its standard output; raises SchedulerUnavailable."""
+
+
+class Scheduler(Protocol):
+    """A batch system. Every method asks once or twice and raises SchedulerUnavailable without an answer."""
+
+    async def jobs(self) -> Mapping[str, JobState]:
+        """All jobs of the hub, of all users, by id, with those that ended a moment ago."""
+
+    async def ended(self, job_ids: Collection[str]) -> Mapping[str, JobState]:
+        """What the accounting knows of jobs that are no longer listed."""
+
+    async def find(self, user: str, tag: str) -> str | None:
+        """The id of the user's job with this tag, if there is one."""
+
+    async def queues(self) -> Mapping[str, Queue]:
+        """All queues, by name."""
+
+    async def projects(self, user: str, groups: Collection[str]) -> Sequence[Project]:
+        """The user's own projects."""
+
+    async def reservations(self) -> Sequence[Reservation]:
+        """All reservations, for whomever."""
+
+    def explain(self, job: JobState) -> str:
+        """Why the job waits, or how it ended, as a sentence for its owner."""

@@ -1,0 +1,324 @@
+"""Slurm, 22.05 and later: argument lists, and pure parsers of the text that its commands print.
+
+The text forms are used, not JSON: JSON needs a plug-in that not every site has, and its schema changes with releases.
+No field that a user can write (comment, job name) is asked for in the question about all users' jobs: a line break
+in it could pretend to be another user's job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpchub.scheduler import JOB_NAME, Ask, JobState, Phase, Project, Queue, Reservation, SchedulerUnavailable
+
+# slurm.h `enum job_states` and the flags above JOB_STATE_BASE; names as `job_state_string` prints them
+# (src/common/slurm_protocol_defs.c in 22.05 to 25.05); meanings: `man squeue`, JOB STATE CODES.
+PHASES: Mapping[str, Phase] = {
+    "PENDING": Phase.WAITING,
+    "CONFIGURING": Phase.WAITING,
+    "POWER_UP_NODE": Phase.WAITING,
+    "REQUEUED": Phase.WAITING,
+    "REQUEUE_FED": Phase.WAITING,
+    "REQUEUE_HOLD": Phase.WAITING,
+    "SPECIAL_EXIT": Phase.WAITING,
+    "RESV_DEL_HOLD": Phase.WAITING,
+    "RUNNING": Phase.RUNNING,
+    "SUSPENDED": Phase.RUNNING,
+    "STOPPED": Phase.RUNNING,
+    "RESIZING": Phase.RUNNING,
+    "SIGNALING": Phase.RUNNING,
+    "UPDATE_DB": Phase.RUNNING,
+    "COMPLETING": Phase.ENDING,
+    "STAGE_OUT": Phase.ENDING,
+    "EXPEDITING": Phase.WAITING,
+    "COMPLETED": Phase.ENDED,
+    "CANCELLED": Phase.ENDED,
+    "FAILED": Phase.ENDED,
+    "TIMEOUT": Phase.ENDED,
+    "NODE_FAIL": Phase.ENDED,
+    "PREEMPTED": Phase.ENDED,
+    "BOOT_FAIL": Phase.ENDED,
+    "DEADLINE": Phase.ENDED,
+    "OUT_OF_MEMORY": Phase.ENDED,
+    "REVOKED": Phase.ENDED,
+    "LAUNCH_FAILED": Phase.ENDED,
+    "RECONFIG_FAIL": Phase.ENDED,
+}
+
+# `man squeue`, JOB REASON CODES; src/common/job_state_reason.c. What is not listed is shown as it is.
+REASONS: Mapping[str, str] = {
+    "None": "The scheduler has not looked at it yet.",
+    "Priority": "Other jobs are ahead of it in the queue.",
+    "Resources": "It is next in line and waits for free nodes.",
+    "Dependency": "It waits for another job.",
+    "BeginTime": "Its earliest start has not come yet.",
+    "JobHeldAdmin": "An administrator holds it back.",
+    "JobHeldUser": "You hold it back; release it with scontrol release.",
+    "Licenses": "It waits for a licence.",
+    "PartitionDown": "The queue is closed at the moment.",
+    "PartitionInactive": "The queue is not taking jobs at the moment.",
+    "PartitionNodeLimit": "It asks for more nodes than the queue gives.",
+    "PartitionTimeLimit": "It asks for more time than the queue gives.",
+    "ReqNodeNotAvail": "The nodes it needs are reserved or down; a maintenance may be near.",
+    "Reservation": "It waits for its reservation to begin.",
+    "ReservationDeleted": "Its reservation was deleted; stop it and choose again.",
+    "InvalidAccount": "The project is not valid any more; stop it and choose another.",
+    "InvalidQOS": "The quality of service is not valid any more; stop it and choose again.",
+    "NodeDown": "A node it needs is down.",
+    "BadConstraints": "No node has what it asks for; stop it and ask for less.",
+    "Cleaning": "It is being cleaned up after a restart.",
+    "Prolog": "Its node is being prepared.",
+    "AssociationJobLimit": "Your project has as many jobs as it may have.",
+    "AssocMaxJobsLimit": "You have as many jobs as you may have.",
+    "AssocGrpCpuLimit": "Your project uses as many cores as it may use.",
+    "AssocGrpMemLimit": "Your project uses as much memory as it may use.",
+    "AssocGrpJobsLimit": "Your project has as many running jobs as it may have.",
+    "AssocGrpBillingMinutes": "Your project has used up its allocation.",
+    "AssocGrpCPUMinutesLimit": "Your project has used up its allocation.",
+    "AssocMaxWallDurationPerJobLimit": "It asks for more time than your project may have.",
+    "QOSMaxJobsPerUserLimit": "You have as many running jobs as this queue allows you.",
+    "QOSMaxSubmitJobPerUserLimit": "You have as many jobs as this queue allows you.",
+    "QOSMaxCpuPerUserLimit": "You use as many cores as this queue allows you.",
+    "QOSMaxMemoryPerUser": "You use as much memory as this queue allows you.",
+    "QOSMaxGRESPerUser": "You use as many GPUs as this queue allows you.",
+    "QOSGrpCpuLimit": "All the cores of this kind of job are in use.",
+    "QOSGrpGRES": "All the GPUs of this kind of job are in use.",
+    "QOSMaxWallDurationPerJobLimit": "It asks for more time than this queue gives.",
+}
+
+ENDS: Mapping[str, str] = {
+    "COMPLETED": "The job ended by itself.",
+    "CANCELLED": "The job was cancelled.",
+    "FAILED": "The job failed.",
+    "TIMEOUT": "The job reached its wall time.",
+    "NODE_FAIL": "The job's node failed. Start again; it will get another node.",
+    "BOOT_FAIL": "The job's node did not start. Start again; it will get another node.",
+    "PREEMPTED": "The job had to make room for a more urgent one.",
+    "DEADLINE": "The job missed its deadline.",
+    "OUT_OF_MEMORY": "The job ran out of memory. Start again with more.",
+    "REVOKED": "The job runs on another cluster.",
+    "LAUNCH_FAILED": "The scheduler could not launch the job. Start again.",
+}
+
+_JOBS_FORMAT = "%i|%u|%T|%B|%S|%r"
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,253}")
+_JOB_ID = re.compile(r"[0-9]{1,20}")
+
+
+@dataclass(frozen=True, slots=True)
+class Slurm:
+    """Slurm behind the common interface."""
+
+    prefix: str
+    ask: Ask
+
+    def _program(self, name: str) -> str:
+        return f"{self.prefix.rstrip('/')}/{name}"
+
+    async def jobs(self) -> Mapping[str, JobState]:
+        """One squeue for all the hub's jobs, with those that ended within MinJobAge."""
+        argv = (self._program("squeue"), "--noheader", "--states=all", f"--name={JOB_NAME}", f"--format={_JOBS_FORMAT}")
+        return parse_jobs(await self.ask(argv))
+
+    async def ended(self, job_ids: Collection[str]) -> Mapping[str, JobState]:
+        """One sacct for the given ids."""
+        if not job_ids:
+            return {}
+        argv = (
+            self._program("sacct"), "--noheader", "--parsable2", "--allocations", "--duplicates",
+            f"--jobs={','.join(sorted(job_ids))}", "--format=JobIDRaw,User,State,NodeList,Start,Reason",
+        )  # fmt: skip
+        return parse_jobs(await self.ask(argv))
+
+    async def find(self, user: str, tag: str) -> str | None:
+        """One squeue for the user's own jobs, and their comments."""
+        argv = (
+            self._program("squeue"), "--noheader", "--states=all", f"--name={JOB_NAME}", f"--user={user}",
+            "--format=%i|%k",
+        )  # fmt: skip
+        return parse_tags(await self.ask(argv)).get(tag)
+
+    async def queues(self) -> Mapping[str, Queue]:
+        """scontrol for limits and access lists, sinfo for what one node has."""
+        partitions = await self.ask((self._program("scontrol"), "--oneliner", "show", "partition"))
+        nodes = await self.ask((self._program("sinfo"), "--noheader", "--format=%R|%c|%m|%G"))
+        return parse_partitions(partitions, parse_nodes(nodes))
+
+    async def projects(self, user: str, groups: Collection[str]) -> Sequence[Project]:
+        """The user's associations; groups do not matter here."""
+        argv = (
+            self._program("sacctmgr"), "--noheader", "--parsable2", "--readonly", "show", "associations",
+            f"user={user}", "format=Account,Partition,QOS,User",
+        )  # fmt: skip
+        return parse_associations(await self.ask(argv), user)
+
+    async def reservations(self) -> Sequence[Reservation]:
+        """scontrol's list of reservations."""
+        return parse_reservations(await self.ask((self._program("scontrol"), "--oneliner", "show", "reservation")))
+
+    def explain(self, job: JobState) -> str:
+        """Reason or end in plain words; what is not known is shown as it is."""
+        if job.phase is Phase.WAITING:
+            # an unavailable node comes with a list: ReqNodeNotAvail, UnavailableNodes:c[1-2]
+            word = re.split(r"[\s,(]", job.reason, maxsplit=1)[0]
+            return REASONS.get(word, f"The scheduler says: {job.reason}." if job.reason else "")
+        if job.phase is Phase.RUNNING and job.state in ("SUSPENDED", "STOPPED"):
+            return "The scheduler has suspended it."
+        return ENDS.get(job.state, f"The job ended: {job.state}.") if job.phase is Phase.ENDED else ""
+
+
+def phase_of(state: str) -> Phase:
+    """The phase of a state's long name. An unknown state counts as running: a live job must not be taken for dead."""
+    return PHASES.get(state.split(" ", 1)[0].rstrip("+"), Phase.RUNNING)
+
+
+def parse_jobs(text: str) -> dict[str, JobState]:
+    """Lines of `id|user|state|node|start|reason`, from squeue and sacct alike; of an id the last line counts."""
+    jobs = (_job(line.split("|", 5)) for line in text.splitlines())
+    return {job.job_id: job for job in jobs if job}
+
+
+def parse_tags(text: str) -> dict[str, str]:
+    """Lines of `squeue --format=%i|%k`, as {comment: job id}."""
+    pairs = (line.split("|", 1) for line in text.splitlines() if "|" in line)
+    return {tag.strip(): job_id for job_id, tag in pairs if _JOB_ID.fullmatch(job_id)}
+
+
+def parse_nodes(text: str) -> dict[str, tuple[int, int, int]]:
+    """Lines of `sinfo --format=%R|%c|%m|%G`, as {partition: (cores, MiB, GPUs)} of its largest nodes."""
+    largest: dict[str, tuple[int, int, int]] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != 4:
+            continue
+        found = (_number(fields[1]) or 0, _number(fields[2]) or 0, _gpus(fields[3]))
+        before = largest.get(fields[0], (0, 0, 0))
+        largest[fields[0]] = (max(before[0], found[0]), max(before[1], found[1]), max(before[2], found[2]))
+    return largest
+
+
+def parse_partitions(text: str, nodes: Mapping[str, tuple[int, int, int]]) -> dict[str, Queue]:
+    """Lines of `scontrol --oneliner show partition`, with the sizes of `parse_nodes`."""
+    queues = {}
+    for fields in _records(text, "PartitionName"):
+        name = fields["PartitionName"]
+        cores, memory, gpus = nodes.get(name, (0, 0, 0))
+        per_node = [n for n in (_number(fields.get("MaxCPUsPerNode", "")), cores) if n]
+        per_memory = [n for n in (_number(fields.get("MaxMemPerNode", "")), memory) if n]
+        queues[name] = Queue(
+            name=name,
+            up=fields.get("State", "UP") == "UP",
+            max_walltime_minutes=parse_minutes(fields.get("MaxTime", "UNLIMITED")),
+            max_cores=min(per_node, default=None),
+            max_memory_mib=min(per_memory, default=None),
+            max_gpus=gpus,
+            allow_projects=_allowed(fields.get("AllowAccounts")),
+            deny_projects=_list(fields.get("DenyAccounts")),
+            allow_groups=_allowed(fields.get("AllowGroups")),
+            allow_qos=_allowed(fields.get("AllowQos")),
+            deny_qos=_list(fields.get("DenyQos")),
+        )
+    return queues
+
+
+def parse_associations(text: str, user: str) -> list[Project]:
+    """Lines of `sacctmgr --parsable2 show associations format=Account,Partition,QOS,User`."""
+    queues: dict[str, frozenset[str] | None] = {}
+    qos: dict[str, frozenset[str]] = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) != 4 or fields[3] != user or not fields[0]:
+            continue
+        account, partition = fields[0], fields[1]
+        earlier = queues.get(account, frozenset())
+        queues[account] = None if not partition or earlier is None else earlier | {partition}
+        qos[account] = qos.get(account, frozenset()) | _list(fields[2])
+    return [Project(name, queues[name], qos[name]) for name in sorted(queues)]
+
+
+def parse_reservations(text: str) -> list[Reservation]:
+    """Lines of `scontrol --oneliner show reservation`."""
+    return [
+        Reservation(
+            name=fields["ReservationName"],
+            active=fields.get("State") == "ACTIVE" and "MAINT" not in fields.get("Flags", "").split(","),
+            users=_kept(fields.get("Users")),
+            denied_users=_denied(fields.get("Users")),
+            projects=_kept(fields.get("Accounts")),
+            denied_projects=_denied(fields.get("Accounts")),
+            groups=_list(fields.get("Groups")),
+            queue=next(iter(_list(fields.get("PartitionName"))), None),
+            end=_time(fields.get("EndTime", "")),
+        )
+        for fields in _records(text, "ReservationName")
+    ]
+
+
+def parse_minutes(text: str) -> int | None:
+    """Slurm's [D-]HH:MM:SS as whole minutes; None for UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not match:
+        return None
+    days, hours, minutes, _ = (int(part or 0) for part in match.groups())
+    return days * 1440 + hours * 60 + minutes
+
+
+def _job(fields: list[str]) -> JobState | None:
+    """(id, user, state, node, start, reason); None for a line of another kind."""
+    if len(fields) != 6 or not _JOB_ID.fullmatch(fields[0]):
+        return None
+    job_id, user, state, node, start, reason = (field.strip() for field in fields)
+    phase = phase_of(state)
+    named = node if phase is not Phase.WAITING and _NODE.fullmatch(node) else None
+    return JobState(
+        job_id=job_id,
+        user=user,
+        phase=phase,
+        state=state.split(" ", 1)[0].rstrip("+"),  # sacct prints "CANCELLED by 1000"
+        node=None if named in ("n", "None") else named,
+        reason="" if reason in ("None assigned", "None") and phase is not Phase.WAITING else reason,
+        start=_time(start),
+    )
+
+
+def _records(text: str, key: str) -> Iterable[dict[str, str]]:
+    """Lines of `key=value key=value`; a text without records (as `No reservations in the system`) has none."""
+    for line in text.splitlines():
+        fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
+        if key in fields:
+            yield fields
+        elif line.strip() and not line.startswith("No "):
+            raise SchedulerUnavailable(f"cannot read this line of scontrol: {line[:200]}")
+
+
+def _number(text: str) -> int | None:
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else None
+
+
+def _gpus(gres: str) -> int:
+    """GPUs in a GRES list as `gpu:2,shard:8` or `gpu:a100:4(S:0-1)`."""
+    counts = re.findall(r"(?:^|,)gpu(?::[A-Za-z0-9_.-]*[A-Za-z_.-][A-Za-z0-9_.-]*)?:(\d+)", gres)
+    return sum(map(int, counts))
+
+
+def _list(text: str | None) -> frozenset[str]:
+    return frozenset(part for part in (text or "").split(",") if part and part not in ("(null)", "N/A"))
+
+
+def _allowed(text: str | None) -> frozenset[str] | None:
+    return None if text in (None, "", "ALL", "(null)") else _list(text)
+
+
+def _kept(text: str | None) -> frozenset[str]:
+    return frozenset(name for name in _list(text) if not name.startswith("-"))
+
+
+def _denied(text: str | None) -> frozenset[str]:
+    return frozenset(name[1:] for name in _list(text) if name.startswith("-"))
+
+
+def _time(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"[1-9]\d{0,11}", text) else None

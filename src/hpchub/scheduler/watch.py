@@ -1,0 +1,195 @@
+"""The one shared poller: one question for all of the hub's jobs, however many there are and whoever waits for them.
+
+'The scheduler does not answer' is never 'the job is gone'. A job that is missing from an answer counts as missing only
+after two good answers; then the accounting is asked how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import Gauge
+
+from hpchub.scheduler import JobState, Phase, Scheduler, SchedulerUnavailable
+
+log = logging.getLogger("JupyterHub.hpchub")
+
+LAST_ANSWER = Gauge("hpchub_scheduler_last_answer_timestamp_seconds", "When the scheduler last answered about the jobs")
+WATCHED = Gauge("hpchub_watched_jobs", "Jobs that the hub watches")
+
+MISSES_TO_ASK = 2
+"""Good answers without a job before the accounting is asked."""
+MISSES_TO_GIVE_UP = 4
+"""Good answers without a job before it counts as ended even though the accounting knows nothing of it."""
+MISSES_TO_REPEAT = 6
+"""A missing job that lives in the accounting (its owner renamed it) is looked up again after so many good answers."""
+SOONEST = 2.0
+"""Seconds that always lie between two polls."""
+COMMANDS_PER_MINUTE = 10.0
+"""What the poller may use on average; the form's own questions have the rest of twelve."""
+BURST = 3.0
+LONGEST_BACK_OFF = 60.0
+
+
+@dataclass(slots=True)
+class _Watched:
+    user: str
+    job: JobState | None = None
+    misses: int = 0
+
+
+class Bucket:
+    """A token bucket: at most `burst` at once and `per_minute` on average."""
+
+    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start full."""
+        self._rate, self._burst, self._clock = per_minute / 60, burst, clock
+        self._tokens, self._at = burst, clock()
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+
+    def wait(self) -> float:
+        """Seconds until a token is there."""
+        self._refill()
+        return max(0.0, (1 - self._tokens) / self._rate)
+
+    def take(self) -> None:
+        """Use one token, even one that is not there yet."""
+        self._refill()
+        self._tokens -= 1
+
+
+class Watcher:
+    """Watches jobs by id; everybody reads the same answer."""
+
+    def __init__(self, scheduler: Scheduler, poll_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing runs until the first job is watched."""
+        self._scheduler = scheduler
+        self._poll_seconds = poll_seconds
+        self._clock = clock
+        self._bucket = Bucket(COMMANDS_PER_MINUTE, BURST, clock)
+        self._watched: dict[str, _Watched] = {}
+        self._wake = asyncio.Event()
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._last_poll = float("-inf")
+
+    def watch(self, job_id: str, user: str) -> None:
+        """Begin to watch a job of this user; a record of another user with the same id does not count."""
+        self._watched.setdefault(job_id, _Watched(user))
+        WATCHED.set(len(self._watched))
+        self.hurry()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="hpchub-watch")
+
+    def forget(self, job_id: str) -> None:
+        """Stop watching a job."""
+        self._watched.pop(job_id, None)
+        WATCHED.set(len(self._watched))
+
+    def look(self, job_id: str) -> JobState | None:
+        """The job as last seen; None as long as no good answer had it."""
+        watched = self._watched.get(job_id)
+        return watched.job if watched else None
+
+    def hurry(self) -> None:
+        """Somebody waits: poll as soon as the limits allow."""
+        self._wake.set()
+
+    def notify(self) -> None:
+        """Wake all who wait in `changed`."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def changed(self, timeout: float) -> None:
+        """Wait for the next news, at most `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), timeout)
+
+    async def close(self) -> None:
+        """End the poller."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while self._watched:
+            await self._pause()
+            await self.poll()
+
+    async def _pause(self) -> None:
+        """Sleep until the next poll is due: the usual interval with jitter, sooner if woken, later after failures."""
+        if self._failures:
+            usual = min(self._poll_seconds * 2**self._failures, LONGEST_BACK_OFF)
+            soonest = usual
+        else:
+            usual, soonest = self._poll_seconds, SOONEST
+        due = self._last_poll + usual * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), max(0.0, due - self._clock()))
+        self._wake.clear()
+        rest = max(self._last_poll + soonest - self._clock(), self._bucket.wait())
+        if rest > 0:
+            await asyncio.sleep(rest)
+
+    async def poll(self) -> None:
+        """Ask once, and tell all who wait."""
+        self._last_poll = self._clock()
+        self._bucket.take()
+        before = set(self._watched)  # a job submitted during the question may rightly be missing in its answer
+        try:
+            jobs = await self._scheduler.jobs()
+        except SchedulerUnavailable as error:
+            self._failures += 1
+            log.warning("No answer about the jobs (%s in a row): %s", self._failures, error)
+            return
+        except Exception:  # a defect here must not end the watching of everybody's job
+            self._failures += 1
+            log.exception("The answer about the jobs could not be used")
+            return
+        self._failures = 0
+        LAST_ANSWER.set(time.time())
+        await self._take(before, jobs)
+        self.notify()
+
+    async def _take(self, before: set[str], jobs: Mapping[str, JobState]) -> None:
+        """Sort one good answer into what is watched."""
+        doubtful = []
+        for job_id in before & self._watched.keys():
+            watched, job = self._watched[job_id], jobs.get(job_id)
+            if job is not None and job.user == watched.user:
+                watched.job, watched.misses = job, 0
+            elif watched.job is None or watched.job.phase is not Phase.ENDED:
+                watched.misses += 1
+                if watched.misses >= MISSES_TO_ASK and (watched.misses - MISSES_TO_ASK) % MISSES_TO_REPEAT < 3:
+                    doubtful.append(job_id)
+        if doubtful:
+            await self._settle(doubtful)
+
+    async def _settle(self, job_ids: list[str]) -> None:
+        """Ask the accounting about jobs that two good answers did not have."""
+        self._bucket.take()
+        try:
+            ended = await self._scheduler.ended(job_ids)
+        except SchedulerUnavailable as error:
+            log.warning("No answer about how jobs ended: %s", error)
+            ended = {}
+        for job_id in job_ids:
+            watched, job = self._watched.get(job_id), ended.get(job_id)
+            if watched is None:
+                continue
+            if job is not None and job.user == watched.user:
+                watched.job = job
+            elif watched.misses >= MISSES_TO_GIVE_UP:
+                watched.job = JobState(job_id, watched.user, Phase.ENDED, "UNKNOWN", reason="no record")

@@ -1,0 +1,1 @@
+"""What people see between choosing a job and working in it."""

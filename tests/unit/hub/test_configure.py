@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jupyterhub.apihandlers import default_handlers
+from traitlets.config import Config
+
+from hpchub import configure
+from hpchub.settings import SettingsError, Site, load
+from hpchub.spawner import HpcSpawner, Refused
+
+
+@pytest.fixture
+def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    (directory / "proxy-token").write_text("p" * 64 + "\n")
+    (directory / "culler-token").write_text("c" * 64)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
+    return directory
+
+
+@pytest.fixture
+def config(site: Site, site_file: Path, credentials: Path) -> Config:
+    c = Config()
+    configure.configure(c, site, str(site_file))
+    return c
+
+
+def test_the_hub_talks_to_a_proxy_that_is_not_its_own(config: Config) -> None:
+    assert config.ConfigurableHTTPProxy.should_start is False
+    assert config.ConfigurableHTTPProxy.api_url == "http+unix://%2Frun%2Fhpchub-proxy%2Fapi.sock"
+    assert config.ConfigurableHTTPProxy.auth_token == "p" * 64
+    assert config.JupyterHub.cleanup_servers is False
+
+
+def test_the_sites_values_arrive(config: Config, site_file: Path) -> None:
+    assert config.JupyterHub.hub_connect_url == "http://login1:8081"
+    assert config.JupyterHub.public_url == "https://hub.example.org/"
+    assert config.JupyterHub.cookie_max_age_days == 0.5
+    assert config.JupyterHub.spawner_class is HpcSpawner
+    assert config.HpcSpawner.site_file == str(site_file)
+    assert config.HelperAuthenticator.socket == "/run/hpchub-login.sock"
+
+
+def test_the_culler_has_the_least_role_and_only_if_it_is_wanted(site: Site, config: Config, site_file: Path) -> None:
+    (role,) = config.JupyterHub.load_roles
+    assert role["scopes"] == ["list:users", "read:users:activity", "read:servers", "delete:servers"]
+    site_file.write_text(site_file.read_text().replace("connect_host", "idle_stop_minutes: 0\n  connect_host"))
+    never = Config()
+    configure.configure(never, load(site_file), str(site_file))
+    assert "services" not in never.JupyterHub
+
+
+@pytest.mark.parametrize("breakage", ["missing", "short", "no-directory"])
+def test_the_hub_does_not_start_without_its_secrets(
+    credentials: Path, monkeypatch: pytest.MonkeyPatch, breakage: str
+) -> None:
+    if breakage == "missing":
+        (credentials / "proxy-token").unlink()
+    elif breakage == "short":
+        (credentials / "proxy-token").write_text("short")
+    else:
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(SettingsError):
+        configure.secret("proxy-token")
+
+
+def test_batchspawners_callback_is_gone_and_ours_is_there_once(config: Config, site: Site, site_file: Path) -> None:
+    configure.configure(Config(), site, str(site_file))
+    paths = [route[0] for route in default_handlers]
+    assert not [path for path in paths if "batchspawner" in path]
+    assert paths.count(r"/api/hpchub/port") == 1
+
+
+def test_batchspawners_callback_is_gone_in_a_fresh_process_whatever_is_imported_first() -> None:
+    program = (
+        "import batchspawner, hpchub.spawner, batchspawner.api; from jupyterhub.apihandlers import default_handlers;"
+        "print([h[0] for h in default_handlers if 'batchspawner' in h[0] or 'Batch' in h[1].__name__])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={
+        "PYTHONPATH": str(Path(configure.__file__).parents[1]), "PATH": "/usr/bin:/bin",
+    })  # fmt: skip
+    assert done.stdout == "[]\n"
+
+
+def test_a_refused_wish_leaves_a_line_but_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("JupyterHub.test")
+    log.addFilter(configure.QuietRefusals())
+    for error in (Refused("No 100% way.", "options"), ValueError("defect")):
+        try:
+            raise error
+        except Exception:
+            log.error("Failed", exc_info=True)
+    refused, defect = caplog.records
+    assert refused.getMessage() == "Failed: No 100% way."
+    assert not refused.exc_info
+    assert defect.exc_info

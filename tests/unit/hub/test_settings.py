@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpchub import cli
+from hpchub.settings import SettingsError, load
+
+
+def changed(site_file: Path, **changes: object) -> Path:
+    site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | changes))
+    return site_file
+
+
+def test_a_short_file_is_completed_with_defaults(site_file: Path) -> None:
+    site = load(site_file)
+    assert site.jobs.poll_seconds == 10
+    assert site.default_queue.name == "interactive"
+    assert site.hub.api_url == "http://login1:8081/hub/api"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"skeduler": "slurm"}, "skeduler: is not a known key; write one of cluster_name"),
+        ({"scheduler": "lsf"}, "scheduler: input should be 'slurm' or 'pbs', not 'lsf'; write slurm or pbs."),
+        ({"queues": []}, "queues: tuple should have at least 1 item"),
+        ({"queues": [{"name": "a"}, {"name": "a"}]}, "the queue 'a' stands in the list twice"),
+        ({"queues": [{"name": "a", "default": True}, {"name": "b", "default": True}]}, "more than one queue has"),
+        ({"queues": [{"name": "a;b"}]}, "queues[0].name: string should match pattern"),
+        ({"queues": [{"name": "a", "max_cores": 0}]}, "queues[0].max_cores: input should be greater than"),
+        ({"queues": [{"name": "a", "max_coers": 1}]}, "queues[0].max_coers: is not a known key; write one of name"),
+        ({"hub": {"connect_host": "login1"}}, "hub.public_url: is missing; write what people type into the browser"),
+        ({"hub": {"connect_host": "login1", "public_url": "http://a/"}}, "hub.public_url: string should match"),
+        ({"hub": {"connect_host": "a", "public_url": "https://a/", "port": "80"}}, "hub.port: input should be a valid"),
+    ],
+)
+def test_a_mistake_is_told_with_file_key_and_remedy(site_file: Path, changes: dict[str, Any], words: str) -> None:
+    changed(site_file, **changes)
+    with pytest.raises(SettingsError) as caught:
+        load(site_file)
+    assert str(caught.value).startswith(f"{site_file}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [", "\0"])
+def test_a_file_that_is_no_mapping_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "site.yml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=str(path)):
+        load(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no\.yml: cannot be read"):
+        load(tmp_path / "no.yml")
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    from hpchub import settings
+
+    models = [m for m in vars(settings).values() if isinstance(m, type) and issubclass(m, settings.Model)]
+    fields = [(m.__name__, n) for m in models for n, f in m.model_fields.items() if not f.description]
+    assert fields == []
+
+
+def test_hpchub_check_prints_the_sentences_and_fails(site_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(site_file)]) == 0
+    assert cli.main(["check", str(changed(site_file, scheduler="lsf", users_group=1))]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{site_file}: ") for line in lines)

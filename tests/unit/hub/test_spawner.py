@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from batchspawner import BatchSpawnerBase
+from jupyterhub import orm
+from jupyterhub.objects import Hub
+from sqlalchemy.orm import Session
+
+from hpchub import spawner as spawner_module
+from hpchub.callback import addresses_of, plain, port_of
+from hpchub.scheduler import Phase
+from hpchub.scheduler.live import Live
+from hpchub.scheduler.run import Finished
+from hpchub.scheduler.watch import Watcher
+from hpchub.settings import Site
+from hpchub.spawner import HpcSpawner, Refused, Runtime
+
+WISH = {"project": "climate", "queue": "regular", "walltime": "02:00", "cores": "2", "memory": "4"}
+
+if TYPE_CHECKING:
+    from conftest import FakeScheduler
+
+
+class Program:
+    """The sudo program: remembers what it was given, answers what a test decides."""
+
+    def __init__(self, scheduler: FakeScheduler) -> None:
+        self.scheduler, self.calls, self.refuse, self.slow = scheduler, [], "", 0.0
+        self.hang = False
+
+    async def __call__(self, argv: Sequence[str], *, stdin: str, timeout: float) -> Finished:
+        message = json.loads(stdin)
+        self.calls.append((tuple(argv), message))
+        await asyncio.sleep(self.slow)
+        if message["verb"] == "cancel":
+            self.scheduler.put(message["job_id"], Phase.ENDED)
+            return Finished(0, '{"ok": true}', "")
+        if self.hang:
+            self.scheduler.tags[message["job"]["tag"]] = "78"
+            self.scheduler.put("78", Phase.WAITING)
+            raise TimeoutError
+        if self.refuse:
+            return Finished(0, json.dumps({"ok": False, "message": self.refuse}), "")
+        self.scheduler.tags[message["job"]["tag"]] = "77"
+        self.scheduler.put("77", Phase.WAITING, reason="Priority")
+        return Finished(0, '{"ok": true, "job_id": "77"}', "")
+
+    @property
+    def verbs(self) -> list[str]:
+        return [message["verb"] for _, message in self.calls]
+
+
+@pytest.fixture
+async def hub(
+    scheduler: FakeScheduler, site: Site, site_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SimpleNamespace]:
+    """A database with alice, and a runtime with the fake scheduler that polls quickly."""
+    monkeypatch.setattr("hpchub.scheduler.watch.SOONEST", 0.01)
+    monkeypatch.setattr("hpchub.scheduler.watch.COMMANDS_PER_MINUTE", 60_000)
+    program = Program(scheduler)
+    watchers = []
+    routed: list[str] = []
+
+    class Proxy:
+        async def add_user(self, user: object, server_name: str) -> None:
+            routed.append(server_name)
+
+    def give(**jobs: object) -> None:
+        """What a fresh process of the hub has."""
+        changed = site.model_copy(update={"jobs": site.jobs.model_copy(update=jobs)})
+        watchers.append(Watcher(scheduler, 0.02))
+        runtime = Runtime(changed, scheduler, watchers[-1], Live(scheduler, changed), program)
+        monkeypatch.setattr(spawner_module, "runtime", lambda path: runtime)
+
+    give()
+    answering: set[str] = set()
+
+    async def answers(spawner: HpcSpawner) -> bool:
+        return spawner._url() in answering
+
+    monkeypatch.setattr(HpcSpawner, "_answers", answers)
+    session = orm.new_session_factory("sqlite:///:memory:")()
+    user = orm.User(name="alice")
+    session.add(user)
+    session.add(orm.OAuthClient(identifier="jupyterhub"))
+    session.commit()
+
+    def make(state: dict[str, Any] | None = None) -> HpcSpawner:
+        row = session.query(orm.Spawner).first() or orm.Spawner(name="", user=user)
+        session.add(row)
+        row.server = row.server or orm.Server(base_url="/user/alice/")
+        session.commit()
+        token = user.new_api_token(note="Server at /user/alice/")
+        wrapped = SimpleNamespace(
+            name="alice", url="/user/alice/", escaped_name="alice", settings={"proxy": Proxy()},
+            progress_url=lambda name: "/progress",
+        )  # fmt: skip
+        spawner = HpcSpawner(
+            orm_spawner=row, user=wrapped, hub=Hub(ip="127.0.0.1", port=8081, base_url="/hub/"),
+            oauth_client_id="jupyterhub-user-alice",
+        )  # fmt: skip
+        wrapped.spawner = spawner
+        if state is not None:
+            spawner.load_state(state)
+        spawner.api_token = "" if state else token
+        spawner.user_options = dict(WISH)
+        return spawner
+
+    yield SimpleNamespace(
+        make=make,
+        give=give,
+        program=program,
+        scheduler=scheduler,
+        answering=answering,
+        session=session,
+        routed=routed,
+    )
+    for watcher in watchers:
+        await watcher.close()
+    session.close()
+
+
+async def until(condition: Callable[[], object], seconds: float = 3) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def saved(hub: SimpleNamespace) -> dict[str, Any]:
+    session: Session = hub.session
+    session.expire_all()
+    return session.query(orm.Spawner).one().state
+
+
+async def start(hub: SimpleNamespace) -> tuple[HpcSpawner, asyncio.Task[str]]:
+    spawner = hub.make()
+    starting = asyncio.ensure_future(spawner.start())
+    await until(lambda: spawner.job_id or starting.done())
+    return spawner, starting
+
+
+def run_job(hub: SimpleNamespace, spawner: HpcSpawner, port: int = 40001, job_id: str = "77") -> None:
+    hub.scheduler.put(job_id, Phase.RUNNING, node="c1")
+    spawner.report_port(port)
+    hub.answering.add(f"http://c1:{port}")
+
+
+async def test_a_start_submits_waits_for_node_and_port_and_returns_the_url(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    assert await asyncio.wait_for(starting, 3) == "http://c1:40001"
+    argv, message = hub.program.calls[0]
+    assert argv == ("/usr/bin/sudo", "-n", "-u", "alice", "/usr/local/libexec/hpchub-jobs")
+    assert message["job"] == {
+        "tag": spawner.tag, "project": "climate", "queue": "regular", "walltime_minutes": 120, "cores": 2,
+        "memory_mib": 4096, "gpus": 0, "reservation": None,
+    }  # fmt: skip
+    assert spawner.tag.startswith("demo:alice::")
+    assert all(name.startswith("JUPYTERHUB_") for name in message["environment"])
+
+
+async def test_the_tag_is_saved_before_and_the_job_id_right_after_the_submission(hub: SimpleNamespace) -> None:
+    hub.program.slow = 0.2
+    spawner = hub.make()
+    starting = asyncio.ensure_future(spawner.start())
+    await until(lambda: hub.program.calls)
+    assert saved(hub)["tag"] == hub.program.calls[0][1]["job"]["tag"]
+    assert "job_id" not in saved(hub)
+    await until(lambda: saved(hub).get("job_id") == "77")
+    assert not starting.done()
+    starting.cancel()
+
+
+async def test_no_secret_is_in_the_saved_state(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    assert spawner.api_token
+    assert spawner.api_token not in json.dumps(saved(hub))
+    starting.cancel()
+
+
+async def test_the_time_out_counts_from_the_moment_that_the_job_runs(hub: SimpleNamespace) -> None:
+    hub.give(start_timeout_seconds=0.3)
+    _, starting = await start(hub)
+    await asyncio.sleep(0.6)
+    assert not starting.done()
+    hub.scheduler.put("77", Phase.RUNNING, node="c1")
+    with pytest.raises(Refused, match=r"Job 77 runs on c1, but JupyterLab did not answer within 0.3 s"):
+        await asyncio.wait_for(starting, 3)
+
+
+async def test_a_job_that_dies_before_it_calls_back_fails_at_once_with_a_sentence(hub: SimpleNamespace) -> None:
+    _, starting = await start(hub)
+    hub.scheduler.put("77", Phase.RUNNING, node="c1")
+    await asyncio.sleep(0.1)
+    hub.scheduler.put("77", Phase.ENDED, reason="OutOfMemory")
+    with pytest.raises(Refused, match=r"Job 77 ended before JupyterLab answered\. words for OutOfMemory"):
+        await asyncio.wait_for(starting, 3)
+
+
+async def test_what_the_scheduler_refuses_is_told_in_its_words_and_leaves_nothing(hub: SimpleNamespace) -> None:
+    hub.program.refuse = "Invalid account"
+    spawner = hub.make()
+    with pytest.raises(Refused, match="The scheduler refused the job: Invalid account"):
+        await spawner.start()
+    assert await spawner.poll() == 0
+    await spawner.stop()
+    assert hub.program.verbs == ["submit"]
+
+
+async def test_a_submission_without_an_answer_is_found_by_its_tag(hub: SimpleNamespace) -> None:
+    hub.program.hang = True
+    spawner, starting = await start(hub)
+    assert spawner.job_id == "78"
+    starting.cancel()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": "nowhere"}, "is not a queue that you can use here"),
+        ({"walltime": "13:00"}, "longer than the queue regular allows"),
+        ({"cmd": "x"}, "'cmd' cannot be chosen here"),
+        ({"project": "ice"}, "is not one of your projects"),
+    ],
+)
+async def test_options_by_rest_are_checked_and_nothing_is_submitted(
+    hub: SimpleNamespace, options: dict[str, str], words: str
+) -> None:
+    spawner = hub.make()
+    spawner.user_options = WISH | options
+    with pytest.raises(Refused, match=words) as caught:
+        await spawner.start()
+    assert caught.value.status_code == 400
+    assert hub.program.calls == []
+
+
+async def test_without_facts_nothing_is_submitted(hub: SimpleNamespace) -> None:
+    hub.scheduler.down = True
+    with pytest.raises(Refused) as caught:
+        await hub.make().start()
+    assert caught.value.status_code == 503
+    assert hub.program.calls == []
+
+
+@pytest.mark.parametrize("name", ["root;x", "-alice", "Alice", "a b", ""])
+async def test_an_odd_user_name_reaches_no_program(hub: SimpleNamespace, name: str) -> None:
+    spawner = hub.make()
+    spawner.user.name = name
+    with pytest.raises(Refused):
+        await spawner.start()
+    assert hub.program.calls == []
+
+
+async def test_a_link_starts_nothing(hub: SimpleNamespace) -> None:
+    with pytest.raises(Refused, match="A link cannot start a server"):
+        hub.make().options_from_query({"queue": ["regular"]})
+
+
+async def test_a_wrong_form_comes_back_once_with_what_was_typed(hub: SimpleNamespace) -> None:
+    spawner = hub.make()
+    with pytest.raises(Refused, match="Please correct what is marked below"):
+        await spawner.options_from_form({"_xsrf": ["x"], "project": ["climate"], "cores": ["2x"]})
+    assert 'value="2x"' in await spawner.get_options_form()
+    assert 'value="2x"' not in await spawner.get_options_form()
+
+
+async def test_a_good_form_becomes_a_wish_that_json_can_hold(hub: SimpleNamespace) -> None:
+    options = await hub.make().options_from_form({key: [value] for key, value in WISH.items()})
+    assert json.loads(json.dumps(options)) == options
+    assert options["walltime"] == "02:00"
+
+
+async def test_a_doubled_field_is_refused(hub: SimpleNamespace) -> None:
+    with pytest.raises(Refused):
+        await hub.make().options_from_form({"project": ["climate", "ocean"]})
+
+
+async def test_poll_never_takes_silence_for_death(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.wait_for(starting, 3)
+    hub.scheduler.down = True
+    await asyncio.sleep(0.3)
+    assert await spawner.poll() is None
+    hub.scheduler.down = False
+    hub.scheduler.put("77", Phase.ENDED)
+    await asyncio.sleep(0.3)
+    await until(lambda: spawner.view().phase is Phase.ENDED)
+    assert await spawner.poll() == 0
+
+
+async def test_stop_cancels_and_waits_until_the_job_is_over(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.wait_for(starting, 3)
+    await asyncio.wait_for(spawner.stop(), 3)
+    assert hub.program.calls[-1][1] == {"verb": "cancel", "job_id": "77"}
+    assert spawner.view().phase is Phase.ENDED
+
+
+async def test_giving_up_during_the_submission_still_cancels_the_job(hub: SimpleNamespace) -> None:
+    hub.program.slow = 0.2
+    spawner = hub.make()
+    starting = asyncio.ensure_future(spawner.start())
+    await until(lambda: hub.program.calls)
+    starting.cancel()
+    await asyncio.sleep(0)
+    assert await spawner.poll() is None
+    await asyncio.wait_for(spawner.stop(), 3)
+    assert hub.program.verbs == ["submit", "cancel"]
+
+
+async def test_a_restarted_hub_follows_the_same_job(hub: SimpleNamespace) -> None:
+    first, starting = await start(hub)
+    starting.cancel()
+    hub.give()
+    again = hub.make(saved(hub))
+    assert await again.poll() is None
+    adopting = asyncio.ensure_future(again.get_url())
+    await asyncio.sleep(0.1)
+    assert again.pending == "spawn"
+    run_job(hub, again)
+    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001"
+    await until(lambda: hub.routed == [""])
+    assert again.token_id == first.token_id
+    assert hub.program.verbs == ["submit"]
+
+
+async def test_a_hub_that_died_while_submitting_finds_its_job_by_the_tag(hub: SimpleNamespace) -> None:
+    hub.program.slow = 0.2
+    first = hub.make()
+    starting = asyncio.ensure_future(first.start())
+    await until(lambda: hub.program.calls)
+    state = saved(hub)
+    assert "job_id" not in state
+    await until(lambda: first.job_id)
+    starting.cancel()
+    hub.give()
+    again = hub.make(state)
+    assert await again.poll() is None
+    adopting = asyncio.ensure_future(again.get_url())
+    await until(lambda: again.job_id == "77")
+    run_job(hub, again)
+    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001"
+
+
+async def test_a_running_server_is_routed_after_a_restart_only_if_its_job_still_runs(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.wait_for(starting, 3)
+    state = saved(hub)
+    hub.scheduler.put("77", Phase.ENDED)  # another process answers on its port now
+    hub.give()
+    again = hub.make(state)
+    url = await asyncio.wait_for(again.get_url(), 3)
+    assert url == "http://127.0.0.1:1/"
+
+
+async def test_the_servers_token_is_revoked_even_after_a_restart(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    starting.cancel()
+    again = hub.make(saved(hub))
+    again.clear_state()
+    assert hub.session.get(orm.APIToken, spawner.token_id) is None
+
+
+async def test_nothing_of_batchspawners_shells_and_templates_is_left(hub: SimpleNamespace) -> None:
+    inherited = {
+        "run_command", "submit_batch_script", "query_job_status", "cancel_batch_job", "_get_batch_script",
+        "cmd_formatted_for_batch", "get_req_subvars",
+    }  # fmt: skip
+
+    def explode(*args: object, **kwargs: object) -> None:
+        raise AssertionError("batchspawner's own code runs")
+
+    patch = pytest.MonkeyPatch()
+    for name in inherited:
+        patch.setattr(BatchSpawnerBase, name, explode)
+    try:
+        spawner, starting = await start(hub)
+        run_job(hub, spawner)
+        await asyncio.wait_for(starting, 3)
+        await spawner.poll()
+        await asyncio.wait_for(spawner.stop(), 3)
+    finally:
+        patch.undo()
+
+
+async def test_progress_tells_each_change_once(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    events: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        async for event in spawner.progress():
+            events.append(event)
+
+    listening = asyncio.ensure_future(listen())
+    await until(lambda: any("words for Priority" in event["message"] for event in events))
+    run_job(hub, spawner)
+    await until(lambda: any("Your job runs on c1" in event["message"] for event in events))
+    listening.cancel()
+    starting.cancel()
+    assert len(events) < 6
+    assert all(event["hpchub"]["job"] in ("", "77") for event in events)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{}", b"[]", b"\xff", b'{"port": "8888"}', b'{"port": 80}', b'{"port": 65536}', b'{"port": true}',
+        b'{"port": 8888.0}', b'{"port": null}', b'{"port": 8888}' + b" " * 100,
+        b'{"port": 8888, "batch_query_cmd": "x"}',
+    ],
+)  # fmt: skip
+def test_a_callback_with_anything_but_a_port_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json and ours alike
+        port_of(body)
+
+
+def test_a_callback_with_a_port_is_read() -> None:
+    assert port_of(b'{"port": 40001}') == 40001
+
+
+async def test_addresses_are_compared_in_one_form() -> None:
+    assert plain("::ffff:192.0.2.7") == plain("192.0.2.7")
+    assert plain("2001:DB8::0:1") == "2001:db8::1"
+    assert "127.0.0.1" in await addresses_of("localhost")
+    assert await addresses_of("no-such-node.invalid") == frozenset()

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hpchub.scheduler import JobState, Phase
+from hpchub.scheduler.watch import BURST, COMMANDS_PER_MINUTE, Bucket, Watcher
+
+if TYPE_CHECKING:
+    from conftest import FakeScheduler
+
+
+@pytest.fixture
+def watcher(scheduler: FakeScheduler) -> Watcher:
+    """A watcher whose polls a test makes by hand."""
+    watcher = Watcher(scheduler, 10)
+    watcher._run = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+    return watcher
+
+
+async def test_a_job_is_seen_with_its_node(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    scheduler.put("1", Phase.RUNNING, node="c1")
+    watcher.watch("1", "alice")
+    assert watcher.look("1") is None
+    await watcher.poll()
+    assert watcher.look("1") == scheduler.listed["1"]
+
+
+async def test_one_question_serves_all_jobs(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    for number in range(1000):
+        scheduler.put(str(number), Phase.RUNNING)
+        watcher.watch(str(number), "alice")
+    await watcher.poll()
+    assert scheduler.asked == ["jobs"]
+    assert all(watcher.look(str(number)) for number in range(1000))
+
+
+async def test_a_scheduler_that_does_not_answer_never_ends_a_job(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    scheduler.put("1", Phase.RUNNING)
+    watcher.watch("1", "alice")
+    await watcher.poll()
+    scheduler.down = True
+    for _ in range(20):
+        await watcher.poll()
+    job = watcher.look("1")
+    assert job is not None
+    assert job.phase is Phase.RUNNING
+
+
+async def test_a_missing_job_counts_only_after_two_good_answers_and_then_accounting_is_asked(
+    watcher: Watcher, scheduler: FakeScheduler
+) -> None:
+    scheduler.put("1", Phase.RUNNING)
+    watcher.watch("1", "alice")
+    await watcher.poll()
+    del scheduler.listed["1"]
+    scheduler.accounted["1"] = JobState("1", "alice", Phase.ENDED, "TIMEOUT")
+    await watcher.poll()
+    assert watcher.look("1").phase is Phase.RUNNING
+    assert "ended" not in scheduler.asked
+    await watcher.poll()
+    assert watcher.look("1").state == "TIMEOUT"
+
+
+async def test_a_missing_job_that_lives_in_the_accounting_is_alive(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    watcher.watch("1", "alice")
+    scheduler.accounted["1"] = JobState("1", "alice", Phase.RUNNING, "RUNNING", "c1")
+    for _ in range(30):
+        await watcher.poll()
+    assert watcher.look("1").phase is Phase.RUNNING
+    assert scheduler.asked.count("ended") < 20
+
+
+async def test_a_job_without_any_record_ends_after_four_good_answers(
+    watcher: Watcher, scheduler: FakeScheduler
+) -> None:
+    watcher.watch("1", "alice")
+    for _ in range(3):
+        await watcher.poll()
+    assert watcher.look("1") is None
+    await watcher.poll()
+    assert watcher.look("1").phase is Phase.ENDED
+
+
+async def test_another_users_job_with_the_same_id_is_not_ours(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    scheduler.put("1", Phase.RUNNING, user="bob", node="c9")
+    scheduler.accounted["1"] = JobState("1", "bob", Phase.RUNNING, "RUNNING", "c9")
+    watcher.watch("1", "alice")
+    for _ in range(4):
+        await watcher.poll()
+        job = watcher.look("1")
+        assert job is None or job.node != "c9"
+
+
+async def test_a_job_submitted_during_the_question_is_not_missed(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    async def jobs() -> dict[str, JobState]:
+        watcher.watch("2", "alice")
+        return {}
+
+    scheduler.jobs = jobs
+    for _ in range(1):
+        await watcher.poll()
+    assert watcher._watched["2"].misses == 0
+
+
+async def test_who_waits_is_woken_by_the_next_answer(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    waiting = asyncio.ensure_future(watcher.changed(5))
+    await asyncio.sleep(0)
+    await watcher.poll()
+    await asyncio.wait_for(waiting, 0.5)
+
+
+async def test_however_many_hurry_the_scheduler_is_asked_at_most_twelve_times_a_minute() -> None:
+    now = 0.0
+    bucket = Bucket(COMMANDS_PER_MINUTE, BURST, lambda: now)
+    taken = 0
+    while now < 600:
+        if bucket.wait() <= 0:
+            bucket.take()
+            taken += 1
+        now += 0.5
+    assert taken <= 10 * 12
+
+
+async def test_the_poller_asks_soon_after_the_first_job_and_ends_with_the_last(scheduler: FakeScheduler) -> None:
+    watcher = Watcher(scheduler, 10)
+    scheduler.put("1", Phase.RUNNING)
+    watcher.watch("1", "alice")
+    await asyncio.wait_for(watcher.changed(5), 3)
+    assert watcher.look("1") is not None
+    assert scheduler.asked == ["jobs"]
+    watcher.hurry()
+    await asyncio.sleep(0.2)
+    assert scheduler.asked == ["jobs"]  # two seconds lie between two questions
+    await watcher.close()
+
+
+async def test_a_defect_in_one_answer_does_not_end_the_watching(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    async def jobs() -> dict[str, JobState]:
+        raise ValueError("surprise")
+
+    watcher.watch("1", "alice")
+    good, scheduler.jobs = scheduler.jobs, jobs
+    await watcher.poll()
+    scheduler.jobs = good
+    scheduler.put("1", Phase.RUNNING)
+    await watcher.poll()
+    assert watcher.look("1") is not None
