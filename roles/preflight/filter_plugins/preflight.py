@@ -1,0 +1,266 @@
+"""What preflight finds wrong, as sentences: what, where, what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+Spec = Mapping[str, Any]
+Problems = list[str]
+
+OLDEST_PYTHON = (3, 11)
+
+
+def preflight_specs(roles: str) -> dict[str, Spec]:
+    """Return every role's options by variable name; of a name that several roles have, the first role's."""
+    options: dict[str, Spec] = {}
+    for path in sorted(Path(roles).glob("*/meta/argument_specs.yml")):
+        for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
+            for name, spec in entry["options"].items():
+                options.setdefault(name, spec)
+    return options
+
+
+def preflight_inventory(given: Mapping[str, Any], specs: Mapping[str, Spec], of_site: Sequence[str]) -> Problems:
+    """Return what is wrong with the variables of an inventory, without looking at any host."""
+    problems = [*_unknown(given, specs, of_site)]
+    asked = {name: spec for name, spec in specs.items() if name not in of_site}
+    for name, spec in asked.items():
+        problems += _value(name, spec, given)
+    # What belongs together is judged only where each part is right by itself.
+    return problems or [*_queues(given), *_url(given), *_tls(given), *_reachable(given), *_form(given)]
+
+
+def _unknown(given: Mapping[str, Any], specs: Mapping[str, Spec], of_site: Sequence[str]) -> Iterable[str]:
+    for name in given:
+        if name not in specs and name not in of_site:
+            near = difflib.get_close_matches(name, specs, n=1, cutoff=0.75)
+            yield f"Unknown variable '{name}'." + (f" Did you mean '{near[0]}'?" if near else " Remove it.")
+
+
+def _value(name: str, spec: Spec, given: Mapping[str, Any]) -> Problems:
+    if given.get(name) is None:
+        return [f"{name} is not set. Write: {_sentence(spec)}"] if spec.get("required") else []
+    value = given[name]
+    if spec.get("elements") == "dict" and isinstance(value, list):
+        return [problem for element in value for problem in _element(name, spec, element)]
+    return _by_spec(name, {name: spec}, {name: value})
+
+
+def _element(name: str, spec: Spec, element: Any) -> Problems:
+    """Check one element of a list by itself, so that the message can say which."""
+    if not isinstance(element, dict):
+        return [f"{name} must be a list of mappings, and {element!r} is none."]
+    label = f"{name} '{element['name']}'" if "name" in element else f"{name}, an element without name"
+    options = spec["options"]
+    problems = [
+        f"{label}: unknown key '{key}'." + _meant(key, options) for key in element if key not in options
+    ]
+    for key, option in options.items():
+        if element.get(key) is None:
+            problems += [f"{label}: {key} is not set. Write: {_sentence(option)}"] if option.get("required") else []
+        else:
+            problems += _by_spec(f"{label}: {key}", {key: option}, {key: element[key]})
+    return problems
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else f" Known are {', '.join(known)}."
+
+
+def _by_spec(label: str, spec: Spec, value: Mapping[str, Any]) -> Problems:
+    ((name, option),) = spec.items()
+    # A default may be a template, and is not what is checked here.
+    bare = {name: {key: part for key, part in option.items() if key in ("type", "choices", "elements")}}
+    if not ArgumentSpecValidator(bare).validate(dict(value)).errors.messages and not _boolean(option, value[name]):
+        return []
+    wanted = f"one of {', '.join(option['choices'])}" if "choices" in option else _KINDS[option["type"]]
+    return [f"{label} is {value[name]!r}, and must be {wanted}: {_sentence(option)}"]
+
+
+_KINDS = {
+    "str": "text",
+    "path": "a path",
+    "int": "a whole number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+}
+
+
+def _boolean(option: Spec, value: Any) -> bool:
+    """Whether a boolean stands where a number or a text belongs; YAML makes one of yes, no, on and off."""
+    return isinstance(value, bool) and option["type"] != "bool"
+
+
+def _sentence(spec: Spec) -> str:
+    text = " ".join(str(spec["description"]).split())
+    return text[0].lower() + text[1:]
+
+
+def _queues(given: Mapping[str, Any]) -> Iterable[str]:
+    queues = given["hpc_queues"]
+    names = [queue["name"] for queue in queues]
+    if not queues:
+        yield "hpc_queues is empty. Name at least one queue that users may choose."
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"hpc_queues '{name}' stands in the list twice. Keep one of them."
+    defaults = [queue["name"] for queue in queues if queue.get("default")]
+    if len(defaults) > 1:
+        yield f"hpc_queues: {', '.join(defaults)} all have default: true. Keep one of them."
+    for queue in queues:
+        for key in ("max_walltime_minutes", "max_cores", "max_memory_gib"):
+            if queue.get(key) is not None and int(queue[key]) < 1:
+                yield f"hpc_queues '{queue['name']}': {key} is {queue[key]}. Write at least 1, or leave it out."
+
+
+def _url(given: Mapping[str, Any]) -> Iterable[str]:
+    url = urlsplit(given["jupyterhub_url"])
+    if url.scheme != "https":
+        yield f"jupyterhub_url is {given['jupyterhub_url']}. Passwords travel over it: write https://."
+    elif not url.hostname or url.query or url.fragment or url.username:
+        yield f"jupyterhub_url is {given['jupyterhub_url']}. Write https://, a host name and, if need be, a port."
+
+
+def _tls(given: Mapping[str, Any]) -> Iterable[str]:
+    if given.get("jupyterhub_proxy_tls_mode", "files") == "files":
+        for name in ("jupyterhub_proxy_tls_certificate", "jupyterhub_proxy_tls_private_key"):
+            if given.get(name) is None:
+                yield f"{name} is not set, and jupyterhub_proxy_tls_mode is files. Name the file on the login node."
+
+
+def _reachable(given: Mapping[str, Any]) -> Iterable[str]:
+    host = str(given.get("jupyterhub_connect_host", ""))
+    if host == "localhost" or host.startswith("127."):
+        yield f"jupyterhub_connect_host is {host}, which every compute node takes for itself. Write the login node's name."
+    listens = [int(given.get("jupyterhub_port", 8081)), _proxy_port(given)]
+    if listens[0] == listens[1]:
+        yield f"jupyterhub_port and jupyterhub_proxy_port are both {listens[0]}. Choose two ports."
+
+
+def _proxy_port(given: Mapping[str, Any]) -> int:
+    return int(given.get("jupyterhub_proxy_port") or urlsplit(given["jupyterhub_url"]).port or 443)
+
+
+def _form(given: Mapping[str, Any]) -> Iterable[str]:
+    queues = given["hpc_queues"]
+    first = next((queue for queue in queues if queue.get("default")), queues[0] if queues else {})
+    pairs = {
+        "jupyterhub_default_walltime_minutes": ("max_walltime_minutes", 60),
+        "jupyterhub_default_cores": ("max_cores", 1),
+        "jupyterhub_default_memory_gib": ("max_memory_gib", 4),
+    }
+    for name, (key, default) in pairs.items():
+        value, limit = int(given.get(name, default)), first.get(key)
+        if limit is not None and value > int(limit):
+            yield f"{name} is {value}, but {key} of the queue '{first['name']}', with which the form opens, is {limit}."
+
+
+def preflight_host(
+    answers: Mapping[str, Any],
+    queues: Sequence[Mapping[str, Any]],
+    systems: Mapping[str, Sequence[str]],
+    system: Mapping[str, str],
+) -> Problems:
+    """Return what the login node's answers say against the inventory."""
+    problems = []
+    if system["major"] not in systems.get(system["family"], ()):
+        known = "; ".join(f"{family} {' and '.join(majors)}" for family, majors in systems.items())
+        problems.append(f"The login node runs {system['name']} {system['major']}. hpchub runs on {known}.")
+    if not answers["systemd"]:
+        problems.append("The login node does not run systemd, which the hub's services need.")
+    problems += _python(answers["python"], answers["python_path"])
+    if not answers["group"]["known"]:
+        name = answers["group"]["name"]
+        problems.append(f"hpc_users_group '{name}' is no group on the login node (getent group {name}).")
+    if not answers["host"]["addresses"]:
+        name = answers["host"]["name"]
+        problems.append(f"jupyterhub_connect_host '{name}' has no address on the login node (getent hosts {name}).")
+    for path in answers["missing_files"]:
+        problems.append(f"{path} is not on the login node. jupyterhub_proxy_tls_* name the certificate and its key.")
+    for unit, port in answers["ports"].items():
+        if port["taken"]:
+            problems.append(
+                f"Port {port['port']}, on which {unit} would listen, cannot be had: {port['taken']}"
+                f" (ss -ltnp sport = :{port['port']})."
+            )
+    return problems + _scheduler(answers["scheduler"], queues)
+
+
+def _python(version: str, path: str) -> Problems:
+    if not version:
+        return [f"hpc_python is {path}, which is not on the login node, or cannot run."]
+    if tuple(map(int, version.split("."))) < OLDEST_PYTHON:
+        return [f"hpc_python is {path}, which is Python {version}. Name one of 3.11 or newer that all nodes have."]
+    return []
+
+
+def _scheduler(answer: Mapping[str, str], queues: Sequence[Mapping[str, Any]]) -> Problems:
+    if answer["error"]:
+        return [f"The scheduler does not answer: {answer['error']} ({answer['command']})."]
+    known = _slurm_limits(answer["output"]) if "scontrol" in answer["command"] else _pbs_limits(answer["output"])
+    problems = []
+    for queue in queues:
+        name, wanted = queue["name"], queue.get("max_walltime_minutes")
+        if name not in known:
+            problems.append(f"hpc_queues '{name}': the scheduler knows no such queue, but {', '.join(known)}.")
+        elif wanted is not None and known[name] is not None and int(wanted) > known[name]:
+            problems.append(
+                f"hpc_queues '{name}': max_walltime_minutes is {wanted}, but the scheduler allows {known[name]}"
+                f" ({answer['command']}). Lower it, or leave it out."
+            )
+    return problems
+
+
+def _slurm_limits(output: str) -> dict[str, int | None]:
+    """Minutes that each partition allows, None for no limit, from `scontrol show partition --oneliner`."""
+    limits = {}
+    for line in output.splitlines():
+        fields = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "PartitionName" in fields:
+            limits[fields["PartitionName"]] = _minutes(fields.get("MaxTime", "UNLIMITED"))
+    return limits
+
+
+def _pbs_limits(output: str) -> dict[str, int | None]:
+    """Minutes that each queue allows, None for no limit, from `qstat -Q -f -F json`."""
+    listed = json.loads(output).get("Queue", {})
+    return {name: _minutes(str(queue.get("resources_max", {}).get("walltime", ""))) for name, queue in listed.items()}
+
+
+def _minutes(text: str) -> int | None:
+    """Whole minutes of [days-]hours:minutes:seconds; None for all that is no such time."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if match is None:
+        return None
+    days, hours, minutes, _ = (int(part or 0) for part in match.groups())
+    return (days * 24 + hours) * 60 + minutes
+
+
+def preflight_report(problems: Sequence[str], inventory: str) -> str:
+    """Return one numbered report."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    lines = [f"{number}. {problem}" for number, problem in enumerate(problems, 1)]
+    return "\n".join([f"preflight found {count} in {Path(inventory).name}:", "", *lines, "", "Nothing was changed."])
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters of this file."""
+        return {
+            "preflight_specs": preflight_specs,
+            "preflight_inventory": preflight_inventory,
+            "preflight_host": preflight_host,
+            "preflight_report": preflight_report,
+        }

@@ -1,0 +1,130 @@
+#!/usr/bin/python
+"""Ask the login node all that preflight wants to know, in one round trip; changes nothing."""
+
+from __future__ import annotations
+
+import grp
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: preflight_probe
+short_description: Ask the login node all that preflight wants to know
+description: [Answers in one round trip and changes nothing.]
+author: the hpchub contributors
+options:
+  python: {description: The interpreter that environments are built on., type: path, required: true}
+  scheduler: {description: The batch system., type: str, required: true, choices: [slurm, pbs]}
+  scheduler_prefix: {description: The directory of its commands., type: path, required: true}
+  shared_prefix: {description: The directory that all nodes see., type: path, required: true}
+  group: {description: The group of the hub's users., type: str, required: true}
+  host: {description: The name by which compute nodes reach the hub., type: str, required: true}
+  files: {description: Files that must be there., type: list, elements: path, default: []}
+  ports: {description: Unit of ours -> port that it listens on., type: dict, required: true}
+"""
+
+EXAMPLES = r"""
+- name: Ask
+  preflight_probe: {python: /usr/bin/python3, scheduler: slurm, scheduler_prefix: /usr/bin, shared_prefix: /opt/hpchub,
+    group: hpcusers, host: login1, ports: {hpchub.service: 8081}}
+"""
+
+RETURN = r"""
+answers: {description: What was found out., returned: always, type: dict}
+"""
+
+SECONDS = 30
+
+
+def run(*argv: str) -> tuple[int, str]:
+    """Return a program's status and output, or 127 and the reason if it cannot be run."""
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return 124, f"{argv[0]} gave no answer within {SECONDS} s"
+    except OSError as error:
+        return 127, f"{argv[0]}: {error.strerror}"
+    return done.returncode, done.stdout if done.returncode == 0 else (done.stderr or done.stdout)
+
+
+def python_version(python: str) -> str:
+    """Return the interpreter's version, such as 3.13, or "" if there is none."""
+    status, output = run(python, "-I", "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])")
+    return output.strip() if status == 0 else ""
+
+
+def addresses(host: str) -> list[str]:
+    """Return the addresses of a name as this host resolves it."""
+    try:
+        return sorted({str(found[4][0]) for found in socket.getaddrinfo(host, None)})
+    except OSError:
+        return []
+
+
+def taken_by(port: int, unit: str) -> str:
+    """Return why a port cannot be had ("" if it can), leaving aside that our own unit has it."""
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            return "" if run("systemctl", "is-active", "--quiet", unit)[0] == 0 else str(error.strerror)
+    return ""
+
+
+def queues(scheduler: str, prefix: str) -> dict[str, Any]:
+    """Return the scheduler's own words if it does not answer, else the text in which it lists its queues."""
+    argv = {
+        "slurm": (f"{prefix}/scontrol", "show", "partition", "--oneliner"),
+        "pbs": (f"{prefix}/qstat", "-Q", "-f", "-F", "json"),
+    }[scheduler]
+    status, output = run(*argv)
+    return {"command": " ".join(argv), "error": "" if status == 0 else output.strip(), "output": output if status == 0 else ""}
+
+
+def group_known(name: str) -> bool:
+    """Return whether the host knows the group."""
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Answer."""
+    module = AnsibleModule(
+        argument_spec={
+            "python": {"type": "path", "required": True},
+            "scheduler": {"type": "str", "required": True, "choices": ["slurm", "pbs"]},
+            "scheduler_prefix": {"type": "path", "required": True},
+            "shared_prefix": {"type": "path", "required": True},
+            "group": {"type": "str", "required": True},
+            "host": {"type": "str", "required": True},
+            "files": {"type": "list", "elements": "path", "default": []},
+            "ports": {"type": "dict", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    asked = module.params
+    answers = {
+        "python": python_version(asked["python"]),
+        "python_path": asked["python"],
+        "scheduler": queues(asked["scheduler"], asked["scheduler_prefix"]),
+        "group": {"name": asked["group"], "known": group_known(asked["group"])},
+        "host": {"name": asked["host"], "addresses": addresses(asked["host"])},
+        "missing_files": [path for path in asked["files"] if not Path(path).is_file()],
+        "ports": {
+            unit: {"port": int(port), "taken": taken_by(int(port), unit)} for unit, port in asked["ports"].items()
+        },
+        "systemd": Path("/run/systemd/system").is_dir(),
+    }
+    module.exit_json(changed=False, answers=answers)
+
+
+if __name__ == "__main__":
+    main()
