@@ -1,0 +1,213 @@
+"""The main job, end to end, as alice does it in her browser: sign in, start, compute, give it back.
+
+The tests are one story and follow each other; each says what is so at its point.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+pytestmark = pytest.mark.proof
+
+Jobs = Callable[[str], list[dict[str, str]]]
+NOTEBOOK = "/home/alice/ensemble.ipynb"
+PLOTS = {"elevation", "uncertainty", "range", "snow", "austin"}
+MINUTES = 60_000
+
+
+@pytest.fixture(scope="module")
+def page(signed_in: Callable[[str], BrowserContext]) -> Page:
+    """Alice's window, the same from the first test to the last."""
+    return signed_in("alice").new_page()
+
+
+def menu(page: Page, *path: str) -> None:
+    """Choose from the Lab's own menu."""
+    page.locator(".lm-MenuBar-itemLabel").get_by_text(path[0], exact=True).click()
+    for name in path[1:]:
+        entry = page.locator(".lm-Menu-itemLabel").get_by_text(name, exact=True).last
+        entry.hover()
+        if name == path[-1]:
+            entry.click()
+
+
+@dataclass
+class Evidence:
+    """What could be seen while the notebook ran."""
+
+    jobs: dict[str, dict[str, str]] = field(default_factory=dict)
+    alices_page: str = ""
+    bobs_status: int = 0
+    bobs_page: str = ""
+    notebook: dict[str, Any] = field(default_factory=dict)
+
+
+def test_alice_signs_in_and_comes_to_the_form(page: Page, shot: Callable[[Page, str], None]) -> None:
+    page.goto("/")
+    page.goto("/hub/spawn")
+    expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible()
+    shot(page, "02-form")
+
+
+def test_she_watches_the_pending_page_and_lands_in_jupyterlab(
+    page: Page,
+    choose: Callable[..., None],
+    start: Callable[[Page], None],
+    jobs: Jobs,
+    wait_until: Callable[..., None],
+    shot: Callable[[Page, str], None],
+) -> None:
+    choose(page, project="ocean", queue="regular", walltime="01:30", cores="2", memory="6")
+    shot(page, "03-form-filled-in")
+    start(page)
+    page.wait_for_url("**/hub/spawn-pending/alice**")
+    wait_until("alice has a job", lambda: jobs("alice"))
+    number = jobs("alice")[0]["id"]
+    expect(page.locator("body")).to_contain_text(number)
+    expect(page.locator("body")).to_contain_text("ocean")
+    shot(page, "04-pending")
+    page.wait_for_url("**/user/alice/lab**", timeout=1.5 * MINUTES)
+    expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=MINUTES)
+    shot(page, "05-lab")
+
+
+def test_the_job_belongs_to_alice_and_has_what_she_asked_for(jobs: Jobs, run: Callable[[str, str], str]) -> None:
+    (job,) = jobs("alice")
+    shown = run("ctl", f"scontrol show job {job['id']}")
+    facts = dict(re.findall(r"(\S+?)=(\S+)", shown))
+    assert facts["UserId"] == "alice(2001)"
+    assert facts["Account"] == "ocean"
+    assert facts["Partition"] == "regular"
+    assert facts["TimeLimit"] == "01:30:00"
+    assert facts["NumCPUs"] == "2"
+    assert facts["MinMemoryNode"] == "6G"
+    assert facts["JobState"] == "RUNNING"
+
+
+@pytest.fixture(scope="module")
+def evidence(
+    page: Page,
+    signed_in: Callable[[str], BrowserContext],
+    jobs: Jobs,
+    run: Callable[[str, str], str],
+    wait_until: Callable[..., None],
+    shot: Callable[[Page, str], None],
+) -> Evidence:
+    """Copy the notebook in a terminal, open it, run every cell by the menu, and look around while it runs."""
+    seen = Evidence()
+    run("login1", f"rm -f {NOTEBOOK}")
+    bob = signed_in("bob").new_page()
+    dashboard = page.context.new_page()
+
+    menu(page, "File", "New", "Terminal")
+    page.locator(".jp-Terminal .xterm-helper-textarea").wait_for(state="attached")
+    page.wait_for_timeout(1500)  # until the shell has its prompt
+    page.locator(".jp-Terminal .xterm-helper-textarea").focus()
+    page.keyboard.type("cp /opt/hpchub/notebooks/ensemble.ipynb ~ && chmod u+w ensemble.ipynb\n", delay=5)
+    wait_until("the notebook is copied", lambda: run("login1", f"ls {NOTEBOOK} 2>/dev/null || true"))
+    shot(page, "06-terminal")
+
+    menu(page, "File", "Open from Path…")
+    page.locator(".jp-Dialog input").fill(NOTEBOOK)
+    page.keyboard.press("Enter")
+    indicator = page.locator(".jp-NotebookPanel:visible .jp-Notebook-ExecutionIndicator")
+    expect(indicator).to_have_attribute("data-status", "idle", timeout=MINUTES)
+    menu(page, "Run", "Run All Cells")
+
+    link = page.locator(".jp-NotebookPanel:visible a", has_text="Open the dashboard")
+    link.wait_for(state="attached", timeout=MINUTES)  # the Lab has scrolled on
+    address = str(link.get_attribute("href"))
+    assert dashboard.goto(address) is not None
+    expect(dashboard.locator("canvas").first).to_be_visible(timeout=MINUTES)  # plots come through a WebSocket
+
+    def worker() -> object:
+        seen.jobs.update({job["id"]: job for job in jobs("alice")})
+        return [job for job in seen.jobs.values() if job["state"] == "RUNNING" and job["name"] != "hpchub"]
+
+    wait_until("a worker runs", worker, 60)
+    answer = bob.goto(address)
+    seen.bobs_status, seen.bobs_page = (answer.status if answer else 0), bob.title()
+    seen.alices_page = dashboard.title()
+    shot(dashboard, "07-dashboard")
+
+    def done() -> bool:
+        worker()
+        return indicator.get_attribute("data-status") == "idle"
+
+    wait_until("all cells have run", done, 240)
+    shot(page, "08-notebook")
+    menu(page, "File", "Save Notebook")
+
+    def saved() -> bool:
+        seen.notebook = json.loads(run("login1", f"cat {NOTEBOOK}"))
+        cells = [cell for cell in seen.notebook["cells"] if cell["cell_type"] == "code"]
+        return any(cell["execution_count"] for cell in cells)
+
+    wait_until("the notebook is saved", saved)
+    bob.close()
+    dashboard.close()
+    return seen
+
+
+def test_every_cell_of_the_notebook_has_run_and_none_has_failed(evidence: Evidence) -> None:
+    cells = [cell for cell in evidence.notebook["cells"] if cell["cell_type"] == "code"]
+    errors = [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    assert errors == []
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_every_plot_is_there(evidence: Evidence) -> None:
+    plots = {
+        cell["id"]
+        for cell in evidence.notebook["cells"]
+        for output in cell.get("outputs", [])
+        if len(output.get("data", {}).get("image/png", "")) > 20_000
+    }
+    assert plots == PLOTS
+
+
+def test_the_cluster_is_the_schedulers_and_needed_no_argument(evidence: Evidence) -> None:
+    (cell,) = (cell for cell in evidence.notebook["cells"] if cell["id"] == "cluster")
+    assert "Cluster()" in "".join(cell["source"])
+    printed = "".join(text for output in cell["outputs"] for text in output.get("text", []))
+    assert "SLURMCluster" in printed
+
+
+def test_workers_ran_as_jobs_of_alice_under_the_same_project_and_queue(evidence: Evidence) -> None:
+    workers = [job for job in evidence.jobs.values() if job["name"] != "hpchub"]
+    assert workers
+    assert {(job["user"], job["project"], job["queue"]) for job in workers} == {("alice", "ocean", "regular")}
+
+
+def test_the_dashboard_opens_through_the_hub_for_alice(evidence: Evidence) -> None:
+    assert evidence.alices_page == "Dask: Status"
+
+
+def test_the_dashboard_does_not_open_for_bob(evidence: Evidence) -> None:
+    assert evidence.bobs_status in (403, 404)
+    assert "Dask" not in evidence.bobs_page
+
+
+def test_after_idling_only_the_labs_job_is_left(
+    evidence: Evidence, jobs: Jobs, wait_until: Callable[..., None]
+) -> None:
+    wait_until("only the Lab is left", lambda: [job["name"] for job in jobs("alice")] == ["hpchub"], 60)
+    (cell,) = (cell for cell in evidence.notebook["cells"] if cell["id"] == "idle")
+    assert "0 workers left" in "".join(text for output in cell["outputs"] for text in output.get("text", []))
+
+
+def test_stop_my_server_leaves_no_job(
+    page: Page, jobs: Jobs, wait_until: Callable[..., None], shot: Callable[[Page, str], None]
+) -> None:
+    page.goto("/hub/home")
+    page.get_by_role("button", name="Stop My Server").or_(page.get_by_role("link", name="Stop My Server")).click()
+    wait_until("alice has no job", lambda: not jobs("alice"), 60)
+    page.goto("/hub/home")
+    expect(page.get_by_text("Start My Server")).to_be_visible()
+    shot(page, "09-stopped")
+    page.close()

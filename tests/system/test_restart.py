@@ -1,0 +1,68 @@
+"""What a restart of the hub costs: nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+Run = Callable[[str, str], str]
+Jobs = Callable[[str], list[dict[str, str]]]
+Api = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def healthy(visitor: Callable[[], BrowserContext], wait_until: Callable[..., None]) -> Callable[[], None]:
+    """Wait until the hub answers."""
+    request = visitor().request
+
+    def wait() -> None:
+        wait_until("the hub answers", lambda: request.get("/hub/health").ok, 60)
+
+    return wait
+
+
+def test_a_restart_of_the_hub_keeps_the_running_lab_and_its_route(
+    lab: Callable[[str], str],
+    signed_in: Callable[[str], BrowserContext],
+    run: Run,
+    jobs: Jobs,
+    api: Api,
+    healthy: Callable[[], None],
+) -> None:
+    number = lab("alice")
+    request = signed_in("alice").request
+    started = request.get("/user/alice/api/status").json()["started"]
+    run("login1", "systemctl stop hpchub")
+    try:
+        during = request.get("/user/alice/api/status")
+    finally:
+        run("login1", "systemctl start hpchub")
+    assert during.ok, "the Lab could not be reached while the hub was down"
+    healthy()
+    assert request.get("/user/alice/api/status").json()["started"] == started
+    assert [job["id"] for job in jobs("alice")] == [number]
+    assert api("alice", "GET", "/users/alice")[1]["servers"][""]["ready"]
+
+
+def test_a_job_that_waits_while_the_hub_restarts_still_becomes_a_lab(
+    api: Api, run: Run, jobs: Jobs, wait_until: Callable[..., None], healthy: Callable[[], None]
+) -> None:
+    run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+    try:
+        assert api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})[0] in (201, 202)
+        wait_until("bob has a job", lambda: jobs("bob"))
+        (before,) = jobs("bob")
+        assert before["state"] == "PENDING"
+        run("login1", "systemctl restart hpchub")
+        healthy()
+    finally:
+        run("ctl", "scontrol update NodeName=c1,c2 State=RESUME")
+    try:
+        wait_until(
+            "bob's Lab is ready", lambda: api("bob", "GET", "/users/bob")[1]["servers"].get("", {}).get("ready"), 90
+        )
+        assert [job["id"] for job in jobs("bob")] == [before["id"]]
+    finally:
+        api("bob", "DELETE", "/users/bob/server")
+    wait_until("bob has no job", lambda: not jobs("bob"), 60)

@@ -1,0 +1,200 @@
+"""Who runs as whom, and what of it anybody else can reach or read."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext
+from testinfra.host import Host
+
+Run = Callable[[str, str], str]
+Jobs = Callable[[str], list[dict[str, str]]]
+MACHINES = ("login1", "c1", "c2")
+
+
+@pytest.fixture(scope="module")
+def job(lab: Callable[[str], str], jobs: Jobs) -> dict[str, str]:
+    """The job of alice's Lab, running."""
+    number = lab("alice")
+    return next(job for job in jobs("alice") if job["id"] == number)
+
+
+@pytest.fixture(scope="module")
+def script(job: dict[str, str], run: Run) -> dict[str, Any]:
+    """What only root and alice can see: the order that the job's script carries."""
+    text = run("ctl", f"scontrol write batch_script {job['id']} -")
+    order: dict[str, Any] = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
+    return order
+
+
+@pytest.fixture(scope="module")
+def secrets(script: dict[str, Any], run: Run) -> list[str]:
+    """Everything that must stay where it is: the site's secrets, the hub's cookie secret and alice's token."""
+    kept = run("login1", "for f in $(find /etc/hpchub/secrets -type f); do cat $f; echo; done").split()
+    cookie = run("login1", "find /var/lib/hpchub -name '*cookie_secret*' -exec cat {} +").split()
+    assert len(kept) >= 2
+    assert cookie
+    return [*kept, *cookie, script["environment"]["JUPYTERHUB_API_TOKEN"]]
+
+
+def account(run: Run, unit: str) -> str:
+    """The user that a running unit's process has."""
+    return run("login1", f"ps -o user= -p $(systemctl show --property=MainPID --value {unit})")
+
+
+def test_hub_and_proxy_do_not_run_as_root(run: Run) -> None:
+    assert account(run, "hpchub") == "hpchub"
+    assert account(run, "hpchub-proxy") in ("hpchub-proxy", "hpchub-+")
+
+
+def test_of_our_units_only_the_login_helper_runs_as_root(run: Run) -> None:
+    files = run("login1", "systemctl list-unit-files --no-legend 'hpchub*.service' | cut -d' ' -f1").split()
+    units = {name: name.replace("@.", "@1.") for name in files}
+    users = {name: run("login1", f"systemctl show --property=User --value {unit}") for name, unit in units.items()}
+    assert {name for name, user in users.items() if user in ("", "root")} == {"hpchub-login@.service"}
+
+
+def test_the_hub_cannot_read_what_root_keeps(host: Callable[[str], Host]) -> None:
+    for path in ("/etc/shadow", "/etc/oath/users/alice", "/etc/hpchub/secrets/proxy-token"):
+        assert host("login1").run(f"runuser -u hpchub -- cat {path}").rc != 0, path
+
+
+def test_the_hub_may_run_one_program_as_a_user_and_nothing_else(host: Callable[[str], Host]) -> None:
+    login1 = host("login1")
+    assert login1.run("runuser -u hpchub -- sudo -n -u alice /usr/local/libexec/hpchub-jobs </dev/null").rc == 0
+    for line in (
+        "sudo -n -u alice /usr/bin/id",
+        "sudo -n -u alice /usr/local/libexec/hpchub-jobs --help",
+        "sudo -n -u root /usr/local/libexec/hpchub-jobs",
+        "sudo -n -u hpchub-proxy /usr/local/libexec/hpchub-jobs",
+        "sudo -n -u alice --preserve-env=PATH /usr/local/libexec/hpchub-jobs",
+    ):
+        assert login1.run(f"runuser -u hpchub -- {line} </dev/null").rc != 0, line
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_no_secret_is_in_an_argument_or_an_environment(machine: str, secrets: list[str], run: Run) -> None:
+    seen = run(machine, "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true")
+    assert "PATH=" in seen
+    assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
+
+
+def test_no_secret_is_in_what_slurm_shows_of_the_job(job: dict[str, str], secrets: list[str], run: Run) -> None:
+    seen = run("ctl", f"scontrol show -d job {job['id']}; sacct -j {job['id']} --format=ALL -P; squeue -o '%all'")
+    assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
+
+
+@pytest.mark.parametrize("machine", ["ctl", *MACHINES])
+def test_no_secret_is_in_a_journal_or_a_log(machine: str, secrets: list[str], run: Run) -> None:
+    seen = run(machine, "journalctl --no-pager --output=cat; cat /var/log/slurm/* 2>/dev/null || true")
+    assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
+
+
+def test_no_secret_is_in_the_labs_log_or_in_a_file_of_alices_home(
+    job: dict[str, str], secrets: list[str], run: Run
+) -> None:
+    assert "hpchub" in run("login1", f"ls /home/alice/.local/state/hpchub/lab-{job['id']}.log")
+    for secret in secrets:
+        assert run("login1", f"grep -rlF -e '{secret}' /home/alice || true") == ""
+
+
+def test_alices_kernels_and_terminals_do_not_inherit_the_token(job: dict[str, str], run: Run) -> None:
+    seen = run(job["node"], "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true")
+    assert "JUPYTERHUB_SERVICE_PREFIX=/user/alice/" in seen
+    assert re.findall(r"^JUPYTERHUB_API_TOKEN=.+", seen, re.MULTILINE) == []
+
+
+def test_bob_cannot_read_alices_token(job: dict[str, str], secrets: list[str], host: Callable[[str], Host]) -> None:
+    node = host(job["node"])
+    pids = node.run("pgrep -u alice").stdout.split()
+    assert pids
+    for pid in pids:
+        for name in ("environ", "fd/0", "mem", "maps"):
+            assert node.run(f"runuser -u bob -- head -c 1 /proc/{pid}/{name}").rc != 0
+    attempts = f"scontrol write batch_script {job['id']} -; scontrol show -d job {job['id']}; ps axeww; "
+    attempts += "cat /home/alice/.local/state/hpchub/* /var/lib/slurm/slurmd/*/*"
+    seen = node.run(f"runuser -u bob -- sh -c '{attempts}'").stdout
+    assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
+
+
+@pytest.mark.parametrize("path", ["lab", "api/contents", "proxy/8787/status", "api/terminals", "files/home/alice"])
+def test_bob_does_not_reach_alices_lab_through_the_hub(
+    path: str, job: dict[str, str], signed_in: Callable[[str], BrowserContext]
+) -> None:
+    assert job["state"] == "RUNNING"
+    answer = signed_in("bob").request.get(f"/user/alice/{path}")
+    assert answer.status in (403, 404)
+
+
+def test_the_labs_own_port_lets_nobody_in(job: dict[str, str], host: Callable[[str], Host], run: Run) -> None:
+    sockets = run(job["node"], "ss --no-header --listening --tcp --numeric --processes")
+    (port,) = re.findall(r"0\.0\.0\.0:(\d+) .*python", sockets)
+    for path in ("api/contents", "api/terminals", "api/kernels"):
+        address = f"http://{job['node']}:{port}/user/alice/{path}"
+        asked = host("login1").run(f"python3 -c 'import urllib.request as r; r.urlopen(\"{address}\")'")
+        assert "HTTP Error 403" in asked.stderr, path
+
+
+def test_batchspawners_own_callback_is_gone(api: Callable[..., tuple[int, Any]]) -> None:
+    assert api("alice", "POST", "/batchspawner", {"port": 8888})[0] == 404
+
+
+@pytest.fixture(scope="module")
+def starting(
+    api: Callable[..., tuple[int, Any]], run: Run, jobs: Jobs, wait_until: Callable[..., None]
+) -> Iterator[str]:
+    """A job of bob that waits in the queue, so that its start is pending; gives its token."""
+    run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+    try:
+        status, _ = api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})
+        assert status in (201, 202)
+        wait_until("bob has a job", lambda: jobs("bob"))
+        text = run("ctl", f"scontrol write batch_script {jobs('bob')[0]['id']} -")
+        order = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
+        yield order["environment"]["JUPYTERHUB_API_TOKEN"]
+    finally:
+        api("bob", "DELETE", "/users/bob/server")
+        run("ctl", "scontrol update NodeName=c1,c2 State=RESUME")
+        wait_until("bob has no job", lambda: not jobs("bob"), 60)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"port": 9999, "cmd": ["id"]}',
+        '{"port": "9999"}',
+        '{"port": true}',
+        '{"port": 22}',
+        "[9999]",
+        "port=9999",
+        "{}",
+    ],
+)
+def test_the_callback_takes_a_port_and_nothing_else(
+    body: str, starting: str, visitor: Callable[[], BrowserContext]
+) -> None:
+    answer = visitor().request.post(
+        "/hub/api/hpchub/port", headers={"Authorization": f"token {starting}"}, data=body.encode()
+    )
+    assert answer.status == 400
+
+
+def test_the_callback_takes_no_port_for_a_lab_that_runs(
+    script: dict[str, Any], visitor: Callable[[], BrowserContext]
+) -> None:
+    token = script["environment"]["JUPYTERHUB_API_TOKEN"]
+    answer = visitor().request.post(
+        "/hub/api/hpchub/port", headers={"Authorization": f"token {token}"}, data=json.dumps({"port": 9999})
+    )
+    assert answer.status == 403
+
+
+def test_the_callback_wants_a_token(visitor: Callable[[], BrowserContext]) -> None:
+    assert visitor().request.post("/hub/api/hpchub/port", data=json.dumps({"port": 9999})).status == 403
+
+
+def test_the_proxys_api_is_not_to_be_had_by_users(host: Callable[[str], Host]) -> None:
+    program = 'import socket; s = socket.socket(socket.AF_UNIX); s.connect("/run/hpchub-proxy/api.sock")'
+    assert host("login1").run(f"runuser -u alice -- python3 -c '{program}'").rc != 0
