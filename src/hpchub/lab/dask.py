@@ -1,0 +1,236 @@
+"""The Dask configuration of one session: the site's files, the notebook's own project and queue, and the user's keys.
+
+dask reads the directory named by DASK_ROOT_CONFIG first, so whatever a user sets in ~/.config/dask still wins.
+It expands no variables, hence absolute paths, written anew at each start.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+KEY_DAYS = 365
+RENEW_DAYS = 60  # above any wall time, so that no key ends while a session uses it
+KEEP_SESSION_DAYS = 30
+ROLES = ("scheduler", "worker", "client")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the notebook's own job is: the scheduler's name, and what was asked of it; no reservation is None."""
+
+    scheduler: str
+    project: str
+    queue: str
+    reservation: str | None
+    service_prefix: str
+    log_directory: str
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that is open to its owner alone. Raises OSError, also if it belongs to somebody else."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise PermissionError(f"{path} is not a directory of yours")
+    path.chmod(0o700)
+    return path
+
+
+def make_key_pair(now: datetime.datetime) -> tuple[bytes, bytes]:
+    """A fresh P-256 key and its self-signed certificate, as PEM. It is its own CA: who has the key is trusted."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hpchub-dask")])
+    usage = x509.KeyUsage(True, False, False, False, False, True, False, False, False)
+    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # nodes whose clocks differ
+        .not_valid_after(now + datetime.timedelta(days=KEY_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(purposes, critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("dask-internal")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # a full quota shows itself here, not in the workers
+
+
+def _write_pair(directory: Path, now: datetime.datetime) -> None:
+    private, certificate = make_key_pair(now)
+    _write(directory / "key.pem", private)
+    _write(directory / "cert.pem", certificate)
+
+
+def _days_left(pair: Path, now: datetime.datetime) -> float:
+    """Days until the certificate of a key directory ends; below 0 if there is none that can be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate((pair / "cert.pem").read_bytes())
+        (pair / "key.pem").stat()
+    except (OSError, ValueError):
+        return -1.0
+    return (certificate.not_valid_after_utc - now) / datetime.timedelta(days=1)
+
+
+def key_directory(base: Path, now: datetime.datetime) -> Path:
+    """The directory with key.pem and cert.pem to use now, made anew when the last one nears its end.
+
+    A new pair gets a directory of its own, so that workers of a running cluster still find the one they began with.
+    Raises OSError if nothing can be written.
+    """
+    keys = private_directory(base / "keys")
+    pairs = {pair: _days_left(pair, now) for pair in keys.iterdir()}
+    best = max(pairs, key=lambda pair: pairs[pair], default=None)
+    if best is not None and pairs[best] > RENEW_DAYS:
+        return best
+    for pair, days in pairs.items():
+        if days < 0 and time.time() - pair.stat().st_mtime > 3600:  # not one that is being written
+            shutil.rmtree(pair, ignore_errors=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{now:%Y-%m-%d}-", dir=keys))
+    try:
+        _write_pair(fresh, now)
+    except OSError:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return fresh
+
+
+def session_settings(session: Session, site: Mapping[str, object], pair: str, directory: str) -> dict[str, object]:
+    """What only this session knows, as dask configuration.
+
+    `site` is the site's own configuration, `pair` the key directory, `directory` where the result is written.
+    """
+    pair_files = {"cert": f"{pair}/cert.pem", "key": f"{pair}/key.pem"}
+    cluster: dict[str, object] = {
+        "account": session.project,
+        "queue": session.queue,
+        "log-directory": session.log_directory,
+        # qsub passes no environment, and a site may keep sbatch from passing it: the job script says where to look
+        "job-script-prologue": [*_list(site, session, "job-script-prologue"), f"export DASK_ROOT_CONFIG={directory}"],
+    }
+    if _of_site(site, session, "log-directory") is not None:
+        del cluster["log-directory"]
+    if session.reservation is not None:
+        if session.scheduler == "pbs":
+            cluster["queue"] = session.reservation  # a PBS reservation is a queue
+        else:
+            cluster["job-extra-directives"] = [
+                *_list(site, session, "job-extra-directives"),
+                f"--reservation={session.reservation}",
+            ]
+    return {
+        "distributed": {
+            "comm": {"tls": {"ca-file": pair_files["cert"], **{role: dict(pair_files) for role in ROLES}}},
+            "dashboard": {"link": f"{session.service_prefix}proxy/{{port}}/status"},
+        },
+        "jobqueue": {session.scheduler: cluster},
+    }
+
+
+def _of_site(site: Mapping[str, object], session: Session, key: str) -> object:
+    value: object = site
+    for step in ("jobqueue", session.scheduler, key):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _list(site: Mapping[str, object], session: Session, key: str) -> list[object]:
+    value = _of_site(site, session, key)
+    return value if isinstance(value, list) else []
+
+
+def _merge(low: Mapping[str, object], high: Mapping[str, object]) -> dict[str, object]:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def site_settings(files: Mapping[str, bytes]) -> dict[str, object]:
+    """The site's dask files as one mapping, later names over earlier. Raises yaml.YAMLError."""
+    merged: dict[str, object] = {}
+    for name in sorted(files):
+        content = yaml.safe_load(files[name])
+        if isinstance(content, Mapping):
+            merged = _merge(merged, content)
+    return merged
+
+
+def clean_sessions(sessions: Path, now: float) -> None:
+    """Remove what killed sessions left behind."""
+    for old in sessions.iterdir():
+        if now - old.stat().st_mtime > KEEP_SESSION_DAYS * 86400:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def read_site(directory: Path) -> dict[str, bytes]:
+    """The site's dask files by name; none if there is no such directory."""
+    return {file.name: file.read_bytes() for file in directory.glob("*.yaml")}
+
+
+def write_session(base: Path, session: Session, site: Mapping[str, bytes]) -> Path:
+    """Write the configuration directory of this session, readable on every node that has the user's home.
+
+    Raises OSError if the home cannot take it.
+    """
+    pair = key_directory(private_directory(base), datetime.datetime.now(datetime.UTC))
+    sessions = private_directory(base / "sessions")
+    clean_sessions(sessions, time.time())
+    directory = Path(tempfile.mkdtemp(dir=sessions))
+    try:
+        _write_files(directory, session, site, str(pair))
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory
+
+
+def write_local_session(directory: Path, session: Session, site: Mapping[str, bytes], reason: str) -> Path:
+    """Write a session into a node's own directory, for a home that cannot be written.
+
+    Clusters on this node work. One of batch jobs stops before it submits any, at a log directory whose name says why.
+    """
+    directory.mkdir(mode=0o700)
+    _write_pair(directory, datetime.datetime.now(datetime.UTC))
+    excuse = (
+        f"{os.devnull}/Your home directory could not be written: {reason}. Free some space, then restart your server."
+    )
+    _write_files(directory, session, site, str(directory), excuse)
+    return directory
+
+
+def _write_files(directory: Path, session: Session, site: Mapping[str, bytes], pair: str, excuse: str = "") -> None:
+    for name, content in site.items():
+        _write(directory / name, content)
+    settings = session_settings(session, site_settings(site), pair, str(directory))
+    if excuse:
+        settings = _merge(settings, {"jobqueue": {session.scheduler: {"log-directory": excuse}}})
+    _write(directory / "zz-session.yaml", yaml.safe_dump(settings).encode())  # the last name wins in dask

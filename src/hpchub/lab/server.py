@@ -1,0 +1,110 @@
+"""jupyterhub-singleuser in this process: our port, our token handling, our defaults.
+
+The hub's token comes in as configuration of HubAuth and never enters os.environ, so that no kernel, terminal or Dask
+job can inherit it. The port is bound before anything is started and reported once the server listens on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from jupyter_server.serverapp import ServerApp
+from jupyterhub.singleuser.extension import JupyterHubSingleUser  # type: ignore[import-untyped]  # upstream has no types
+from traitlets.config import Config
+
+
+def bind(host: str) -> socket.socket:
+    """Bind a free TCP port. Without SO_REUSEADDR nobody else can take it before the server listens on it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.bind((host, 0))
+    bound.setblocking(False)
+    return bound
+
+
+def defaults(home: str, token: str) -> Config:
+    """What every Lab of the hub has; site files in <shared prefix>/etc/jupyter come on top."""
+    config = Config()
+    config.HubAuth.api_token = token
+    config.ServerApp.root_dir = "/"
+    config.ServerApp.terminals_enabled = True
+    config.FileContentsManager.preferred_dir = home
+    config.KernelManager.transport = "ipc"
+    config.LabApp.extension_manager = "readonly"
+    config.LabApp.news_url = None
+    config.LabApp.check_for_updates_class = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
+    return config
+
+
+class LabServer(ServerApp):
+    """A Jupyter server on a socket that is already bound; reports the port as soon as it listens."""
+
+    no_browser_open_file = True
+    bound: ClassVar[socket.socket]
+    report: ClassVar[Callable[[int], None]]
+    _reporting: asyncio.Task[None]
+
+    @property
+    def config_file_paths(self) -> list[str]:
+        """Server settings are the site's alone; a user's kernels and Lab settings are found by other paths."""
+        home = Path.home().resolve()
+        paths: list[str] = super().config_file_paths
+        return [path for path in paths if not Path(path).resolve().is_relative_to(home)]
+
+    def server_info(self) -> dict[str, object]:
+        """What `jupyter server list` reads from a file: without the token."""
+        return {**super().server_info(), "token": ""}
+
+    def _find_http_port(self) -> None:
+        """The port is bound already."""
+
+    def _bind_http_server_tcp(self) -> bool:
+        self.bound.listen(128)
+        self.http_server.add_socket(self.bound)
+        self._reporting = asyncio.ensure_future(self._report())
+        return True
+
+    async def _report(self) -> None:
+        try:
+            await asyncio.to_thread(type(self).report, self.bound.getsockname()[1])
+        except Exception as error:
+            self.log.critical("%s", error)
+            self.exit_code = 1
+            self.stop()
+
+
+class Lab(JupyterHubSingleUser):  # type: ignore[misc]  # upstream has no types
+    """The hub's own server extension, started on LabServer."""
+
+    name = JupyterHubSingleUser.name
+    serverapp_class = LabServer
+    lab_config: ClassVar[Config]
+
+    @classmethod
+    def get_extension_package(cls) -> str:
+        """Jupyter Server finds the extension by its package, and this module is it."""
+        return __name__
+
+    @classmethod
+    def make_serverapp(cls, **kwargs: object) -> ServerApp:
+        """The server, with our defaults below the site's files."""
+        app: ServerApp = super().make_serverapp(config=cls.lab_config, **kwargs)
+        return app
+
+
+def _jupyter_server_extension_points() -> list[dict[str, object]]:
+    return [{"module": __name__, "app": Lab}]
+
+
+def run(bound: socket.socket, token: str, report: Callable[[int], None]) -> int:
+    """Serve until stopped; gives the exit status. `report` is called with the port, in a thread, and may raise."""
+    LabServer.bound = bound
+    LabServer.report = staticmethod(report)
+    Lab.lab_config = defaults(os.environ["HOME"], token)
+    Lab.launch_instance(argv=[])
+    return getattr(LabServer.instance(), "exit_code", 0)

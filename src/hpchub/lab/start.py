@@ -1,0 +1,180 @@
+"""The first program of the user's job: reads what the script carries, tells the hub the port, and becomes the Lab.
+
+`python -I -m hpchub.lab.start` with JSON on stdin: environment (JUPYTERHUB_*), callback_url, shared_prefix, scheduler,
+scheduler_prefix, project, queue, reservation. The token in it is in no argument, no environment and no file of ours.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pwd
+import shutil
+import ssl
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable
+REPORT_SECONDS = 600  # a hub that restarts or is upgraded meanwhile
+RUNTIME_PATH_CHARS = 50  # a unix socket's path has at most 107; kernel file names need the rest
+
+
+class Stop(Exception):
+    """The Lab cannot start; the text goes to the job's log."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the job's script carries."""
+
+    environment: dict[str, str]
+    callback_url: str
+    shared_prefix: str
+    scheduler: str
+    scheduler_prefix: str
+    project: str
+    queue: str
+    reservation: str | None
+
+
+def read_order(text: str) -> Order:
+    """Read the script's JSON. Raises Stop if it is not what hpchub-jobs writes."""
+    try:
+        order = Order(**json.loads(text))
+        missing = {TOKEN, "JUPYTERHUB_SERVICE_PREFIX"} - order.environment.keys()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Stop(f"The job's script does not fit this environment: {error}") from None
+    if missing:
+        raise Stop(f"The hub did not send {', '.join(sorted(missing))}.")
+    return order
+
+
+def environment(order: Order, account: pwd.struct_passwd, inherited: Mapping[str, str], runtime: str) -> dict[str, str]:
+    """The variables of Lab, kernels and terminals: the job's own, the account's, the hub's without the token."""
+    prefix = Path(order.shared_prefix)
+    own = [f"{sys.prefix}/bin", order.scheduler_prefix, "/usr/local/bin", "/usr/bin", "/bin"]
+    programs = dict.fromkeys([*own, *filter(None, inherited.get("PATH", "").split(":"))])
+    variables = {
+        "LANG": "C.UTF-8",
+        "SHELL": account.pw_shell or "/bin/sh",
+        **inherited,
+        "HOME": account.pw_dir,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "PATH": ":".join(programs),
+        "JUPYTER_CONFIG_PATH": str(prefix / "etc/jupyter"),
+        "JUPYTER_PATH": str(prefix / "share/jupyter"),
+        "JUPYTER_RUNTIME_DIR": runtime,
+        **{name: value for name, value in order.environment.items() if name != TOKEN},
+    }
+    # With these, srun in a terminal would start its steps without the variables set above.
+    for name in ("SLURM_EXPORT_ENV", "SLURM_GET_USER_ENV"):
+        variables.pop(name, None)
+    return variables
+
+
+def report_port(url: str, token: str, port: int, wait: Callable[[float], None] = time.sleep) -> None:
+    """Tell the hub the port, and keep trying while the hub may be restarting. Raises Stop if it will not have it."""
+    parts = urllib.parse.urlsplit(url)
+    body = json.dumps({"port": port})
+    headers = {"Authorization": f"token {token}", "Content-Type": "application/json"}
+    end = time.monotonic() + REPORT_SECONDS
+    pause = 1.0
+    while True:
+        try:
+            connection: http.client.HTTPConnection
+            if parts.scheme == "https":
+                context = ssl.create_default_context()
+                connection = http.client.HTTPSConnection(parts.netloc, timeout=30, context=context)
+            else:
+                connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+            try:
+                connection.request("POST", parts.path, body, headers)
+                status = connection.getresponse().status
+            finally:
+                connection.close()
+            problem = f"it answered {status}"
+            if 200 <= status < 300:
+                return
+            if 400 <= status < 500 and status not in (408, 425, 429):
+                raise Stop(f"The hub at {parts.netloc} does not want this Lab: {problem}. It was stopped or replaced.")
+        except (OSError, http.client.HTTPException) as error:
+            problem = str(error)
+        if time.monotonic() + pause > end:
+            raise Stop(f"The hub at {parts.netloc} could not be told the port: {problem}.")
+        wait(pause)
+        pause = min(pause * 2, 15)
+
+
+def runtime_directory() -> str:
+    """A private directory on this node for sockets and connection files."""
+    base = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="hpchub-", dir=base if len(base) < RUNTIME_PATH_CHARS - 16 else "/tmp")  # noqa: S108 - mkdtemp is private
+
+
+def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
+    """Prepare the session's Dask configuration and name it; a full home costs Dask its jobs, never the Lab."""
+    from hpchub.lab import dask
+
+    session = dask.Session(
+        scheduler=order.scheduler,
+        project=order.project,
+        queue=order.queue,
+        reservation=order.reservation,
+        service_prefix=order.environment["JUPYTERHUB_SERVICE_PREFIX"],
+        log_directory=f"{home}/.local/state/hpchub",
+    )
+    site = dask.read_site(Path(order.shared_prefix) / "etc/dask")
+    try:
+        return {"DASK_ROOT_CONFIG": str(dask.write_session(Path(home) / ".local/share/hpchub/dask", session, site))}
+    except OSError as error:
+        reason = error.strerror or str(error)
+        print(f"Dask gets no jobs in this session: {home} could not be written: {reason}.", file=sys.stderr)
+        local = dask.write_local_session(Path(runtime) / "dask", session, site, reason)
+        return {"DASK_ROOT_CONFIG": str(local), "IPYTHONDIR": f"{runtime}/ipython"}  # no kernel starts without one
+
+
+def serve(order: Order, runtime: str) -> int:
+    """Set the process up and run the Lab until it ends; gives its exit status."""
+    account = pwd.getpwuid(os.getuid())
+    variables = environment(order, account, os.environ, runtime)
+    session = session_variables(order, account.pw_dir, runtime)
+    os.environ.clear()
+    os.environ.update(variables | session)
+    try:
+        # Jupyter and dask read their paths when they are imported.
+        from hpchub.lab import server
+
+        bound = server.bind("0.0.0.0")  # noqa: S104 - the hub's proxy connects from the login node
+        address = f"http://0.0.0.0:{bound.getsockname()[1]}{order.environment['JUPYTERHUB_SERVICE_PREFIX']}"
+        os.environ["JUPYTERHUB_SERVICE_URL"] = address
+        token = order.environment[TOKEN]
+        return server.run(bound, token, lambda port: report_port(order.callback_url, token, port))
+    finally:
+        shutil.rmtree(session["DASK_ROOT_CONFIG"], ignore_errors=True)
+
+
+def main() -> int:
+    """Entry point of the job."""
+    runtime = runtime_directory()
+    try:
+        order = read_order(sys.stdin.read())
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        return serve(order, runtime)
+    except Stop as reason:
+        print(f"hpchub: {reason}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

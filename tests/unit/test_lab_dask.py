@@ -1,0 +1,159 @@
+"""The session's Dask configuration: TLS with the user's own key, the notebook's project and queue, a private place."""
+
+import os
+import ssl
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpchub.lab import dask
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+SITE = {
+    "10-site.yaml": b"jobqueue: {slurm: {cores: 4, processes: 1, memory: 8 GiB, job-extra-directives: [--no-requeue],"
+    b" job-script-prologue: [module load x]}, pbs: {cores: 4, memory: 8 GiB}}",
+    "20-tls.yaml": b"distributed: {comm: {default-scheme: tls, require-encryption: true}}",
+}
+
+
+def session(scheduler: str = "slurm", reservation: str | None = None) -> dask.Session:
+    return dask.Session(scheduler, "climate", "regular", reservation, "/user/alice/", "/home/alice/.local/state/hpchub")
+
+
+def settings(directory: Path) -> dict[str, dict[str, dict[str, object]]]:
+    loaded = yaml.safe_load((directory / "zz-session.yaml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_session_inherits_project_queue_and_reservation_of_the_notebooks_own_job(tmp_path: Path) -> None:
+    slurm = settings(dask.write_session(tmp_path, session(reservation="tutorial"), SITE))["jobqueue"]["slurm"]
+    assert (slurm["account"], slurm["queue"]) == ("climate", "regular")
+    assert slurm["job-extra-directives"] == ["--no-requeue", "--reservation=tutorial"]
+    pbs = settings(dask.write_session(tmp_path, session("pbs", "R123"), SITE))["jobqueue"]["pbs"]
+    assert (pbs["account"], pbs["queue"]) == ("climate", "R123")
+
+
+def test_workers_find_the_session_although_no_environment_is_passed_to_them(tmp_path: Path) -> None:
+    directory = dask.write_session(tmp_path, session(), SITE)
+    prologue = settings(directory)["jobqueue"]["slurm"]["job-script-prologue"]
+    assert prologue == ["module load x", f"export DASK_ROOT_CONFIG={directory}"]
+
+
+def test_the_sites_files_stay_recognisable_and_the_session_comes_last(tmp_path: Path) -> None:
+    directory = dask.write_session(tmp_path, session(), SITE)
+    assert sorted(path.name for path in directory.iterdir()) == ["10-site.yaml", "20-tls.yaml", "zz-session.yaml"]
+
+
+def test_logs_go_where_the_site_says_or_into_the_users_state_directory(tmp_path: Path) -> None:
+    slurm = settings(dask.write_session(tmp_path, session(), SITE))["jobqueue"]["slurm"]
+    assert slurm["log-directory"] == "/home/alice/.local/state/hpchub"
+    site = {"a.yaml": b"jobqueue: {slurm: {log-directory: /scratch/logs}}"}
+    assert "log-directory" not in settings(dask.write_session(tmp_path, session(), site))["jobqueue"]["slurm"]
+
+
+def test_keys_and_settings_are_the_users_alone(tmp_path: Path) -> None:
+    directory = dask.write_session(tmp_path, session(), SITE)
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        assert mode(path) == (0o700 if path.is_dir() else 0o600), path
+    tls = settings(directory)["distributed"]["comm"]["tls"]
+    assert isinstance(tls, dict)
+    assert set(tls) == {"ca-file", "scheduler", "worker", "client"}
+    assert all(Path(file).is_absolute() and Path(file).exists() for file in tls["worker"].values())
+
+
+def test_an_open_directory_from_before_is_closed_and_a_foreign_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "dask"
+    base.mkdir(mode=0o777)
+    dask.write_session(base, session(), SITE)
+    assert mode(base) == 0o700
+    (tmp_path / "link").symlink_to(base)
+    for path, uid in ((tmp_path / "link", os.getuid()), (base, os.getuid() + 1)):
+        monkeypatch.setattr(os, "getuid", lambda uid=uid: uid)
+        with pytest.raises(OSError, match="not a directory of yours"):
+            dask.private_directory(path)
+
+
+def test_a_key_is_kept_until_it_nears_its_end_and_running_clusters_keep_theirs(tmp_path: Path) -> None:
+    first = dask.key_directory(tmp_path, NOW)
+    assert dask.key_directory(tmp_path, NOW + timedelta(days=200)) == first
+    second = dask.key_directory(tmp_path, NOW + timedelta(days=dask.KEY_DAYS - dask.RENEW_DAYS + 1))
+    assert second != first
+    assert (first / "key.pem").exists()
+    assert dask.key_directory(tmp_path, NOW + timedelta(days=dask.KEY_DAYS - 1)) == second
+
+
+def test_a_broken_key_is_replaced(tmp_path: Path) -> None:
+    first = dask.key_directory(tmp_path, NOW)
+    (first / "cert.pem").write_text("")
+    assert dask.key_directory(tmp_path, NOW) != first
+
+
+def test_the_certificate_passes_openssls_strict_check_as_its_own_anchor(tmp_path: Path) -> None:
+    pair = dask.key_directory(tmp_path, datetime.now(UTC))
+    context = ssl.create_default_context(cafile=str(pair / "cert.pem"))
+    context.load_cert_chain(pair / "cert.pem", pair / "key.pem")
+    command = ["openssl", "verify", "-x509_strict", "-CAfile", str(pair / "cert.pem"), str(pair / "cert.pem")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_sessions_that_were_killed_are_swept_up_later(tmp_path: Path) -> None:
+    old = dask.write_session(tmp_path, session(), SITE)
+    os.utime(old, (0, 0))
+    new = dask.write_session(tmp_path, session(), SITE)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_full_home_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dask, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        dask.write_session(tmp_path, session(), SITE)
+    assert list((tmp_path / "keys").iterdir()) == []
+
+
+def run_dask(root: Path, home: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {"DASK_ROOT_CONFIG": str(root), "HOME": str(home), "PATH": os.environ["PATH"]}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_cluster_without_arguments_is_the_sites_and_the_users_own_settings_win(tmp_path: Path) -> None:
+    root = dask.write_session(tmp_path / "dask", session(), SITE)
+    (tmp_path / ".config/dask").mkdir(parents=True)
+    (tmp_path / ".config/dask/mine.yaml").write_text("jobqueue: {slurm: {queue: mine}}")
+    code = (
+        "from dask_jobqueue import SLURMCluster; c = SLURMCluster(log_directory=None);"
+        "print(c.scheduler_address); print(c.job_script())"
+    )
+    done = run_dask(root, tmp_path, code)
+    assert done.stdout.startswith("tls://"), done.stderr
+    for line in ("#SBATCH -A climate", "#SBATCH -p mine", "#SBATCH --mem=8G", f"export DASK_ROOT_CONFIG={root}"):
+        assert line in done.stdout
+
+
+def test_with_a_full_home_a_cluster_of_jobs_says_why_it_does_not_start(tmp_path: Path) -> None:
+    root = dask.write_local_session(tmp_path / "local", session(), SITE, "No space left on device")
+    done = run_dask(root, tmp_path, "from dask_jobqueue import SLURMCluster; SLURMCluster()")
+    assert "Your home directory could not be written: No space left on device. Free some space" in done.stderr

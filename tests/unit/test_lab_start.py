@@ -1,0 +1,167 @@
+"""The start of the Lab: the port is told to the hub with the token, and the token stays out of every environment."""
+
+import http.server
+import json
+import pwd
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from hpchub.lab import server, start
+
+ALICE = pwd.struct_passwd(("alice", "x", 2001, 2000, "", "/home/alice", "/bin/bash"))
+ORDER = {
+    "environment": {
+        "JUPYTERHUB_API_TOKEN": "t0ken",
+        "JUPYTERHUB_SERVICE_PREFIX": "/user/alice/",
+        "JUPYTERHUB_USER": "alice",
+    },
+    "callback_url": "http://login1:8081/hub/api/hpchub/port",
+    "shared_prefix": "/opt/hpchub",
+    "scheduler": "slurm",
+    "scheduler_prefix": "/opt/slurm/bin",
+    "project": "climate",
+    "queue": "regular",
+    "reservation": None,
+}
+
+
+def order() -> start.Order:
+    return start.read_order(json.dumps(ORDER))
+
+
+class Hub:
+    """A hub that answers the port callback with the statuses that it is given, the last one for ever."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.seen: list[tuple[str, str | None, object]] = []
+        answers = list(statuses)
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                hub.seen.append((self.path, self.headers["Authorization"], json.loads(body)))
+                self.send_response(answers.pop(0) if len(answers) > 1 else answers[0])
+                self.send_header("Location", "http://192.0.2.1/")
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hub/api/hpchub/port"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    return []
+
+
+def test_the_port_goes_to_the_hub_with_the_token_in_a_header_and_nothing_else(waits: list[float]) -> None:
+    hub = Hub(200)
+    start.report_port(hub.url, "t0ken", 4711, waits.append)
+    assert hub.seen == [("/hub/api/hpchub/port", "token t0ken", {"port": 4711})]
+    assert waits == []
+
+
+def test_a_hub_that_restarts_is_asked_again_with_growing_pauses(waits: list[float]) -> None:
+    hub = Hub(503, 502, 429, 204)
+    start.report_port(hub.url, "t0ken", 4711, waits.append)
+    assert waits == [1, 2, 4]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_hub_that_does_not_want_this_lab_ends_the_job_at_once(waits: list[float], status: int) -> None:
+    hub = Hub(status)
+    with pytest.raises(start.Stop, match="does not want this Lab"):
+        start.report_port(hub.url, "t0ken", 4711, waits.append)
+    assert len(hub.seen) == 1
+
+
+def test_a_redirect_is_not_followed_with_the_token(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "REPORT_SECONDS", 0)
+    with pytest.raises(start.Stop, match="answered 302"):
+        start.report_port(Hub(302).url, "t0ken", 4711, waits.append)
+
+
+def test_a_hub_that_stays_away_ends_the_job_with_a_sentence(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "REPORT_SECONDS", 0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+    with pytest.raises(start.Stop, match="could not be told the port"):
+        start.report_port(url, "t0ken", 4711, waits.append)
+
+
+def test_no_proxy_of_the_environment_sees_the_token(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    start.report_port(Hub(204).url, "t0ken", 4711, waits.append)
+
+
+def test_the_token_is_in_no_variable_and_no_setting_but_the_hubs_own(tmp_path: Path) -> None:
+    variables = start.environment(order(), ALICE, {"SLURM_JOB_ID": "7", "SLURM_EXPORT_ENV": "NIL"}, str(tmp_path))
+    assert "t0ken" not in json.dumps(variables)
+    assert variables["JUPYTERHUB_USER"] == "alice"
+    settings = server.defaults("/home/alice", "t0ken")
+    assert settings.HubAuth.api_token == "t0ken"
+    del settings["HubAuth"]
+    assert "t0ken" not in repr(settings)
+
+
+def test_the_labs_variables_are_the_jobs_and_the_accounts() -> None:
+    variables = start.environment(
+        order(), ALICE, {"SLURM_JOB_ID": "7", "SLURM_EXPORT_ENV": "NIL", "PATH": "/usr/bin:/x"}, "/tmp/r"
+    )
+    assert (variables["HOME"], variables["SHELL"], variables["SLURM_JOB_ID"]) == ("/home/alice", "/bin/bash", "7")
+    assert "SLURM_EXPORT_ENV" not in variables
+    parts = variables["PATH"].split(":")
+    assert parts[1] == "/opt/slurm/bin"
+    assert parts[-1] == "/x"
+    assert len(parts) == len(set(parts))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", json.dumps(ORDER | {"extra": 1}), json.dumps(ORDER | {"environment": {}})]
+)
+def test_a_script_that_does_not_fit_stops_with_a_sentence(text: str) -> None:
+    with pytest.raises(start.Stop):
+        start.read_order(text)
+
+
+def test_the_runtime_directory_is_private_and_short_enough_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr(start.tempfile, "gettempdir", lambda: str(long))
+    directory = Path(start.runtime_directory())
+    try:
+        assert len(str(directory)) <= start.RUNTIME_PATH_CHARS
+        assert directory.stat().st_mode & 0o777 == 0o700
+    finally:
+        directory.rmdir()
+
+
+def test_a_bound_port_cannot_be_taken_before_the_server_listens() -> None:
+    with server.bind("127.0.0.1") as bound, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(bound.getsockname())
+
+
+def test_server_settings_come_from_the_site_and_not_from_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/opt/hpchub/etc/jupyter")
+    paths = server.LabServer().config_file_paths
+    assert "/opt/hpchub/etc/jupyter" in paths
+    assert not [path for path in paths if Path(path).is_relative_to(Path.home())]
+
+
+def test_the_file_that_lists_the_server_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.ServerApp, "server_info", lambda _self: {"port": 1, "token": "t0ken"})
+    assert server.LabServer().server_info() == {"port": 1, "token": ""}
