@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down password shell venv test lint unit contract system system-trixie system-bookworm soak bench validate lock docs clean
+.PHONY: help demo demo-down password shell host venv test lint unit contract system system-trixie system-bookworm soak bench validate lock docs clean
 
 CLUSTER ?= demo
 SUITE ?= trixie
@@ -17,7 +17,7 @@ MOLECULE := ANSIBLE_FORCE_COLOR=0 molecule
 help:            ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: venv       ## A working hub on a Slurm cluster in containers; prints the URL and how to sign in (SUITE=bookworm for Debian 12)
+demo: host venv  ## A working hub on a Slurm cluster in containers; prints the URL and how to sign in (SUITE=bookworm for Debian 12)
 	@CLUSTER=demo $(MOLECULE) converge -s demo
 	@CLUSTER=demo molecule/bin/demo-card
 
@@ -34,15 +34,17 @@ else
 	@podman exec -it "hpchub-$(CLUSTER)-$(HOST)" bash -l
 endif
 
+host:
+	@tools/host
+
 venv: $(VENV)    ## The controller's tools, exactly as locked, in .venv
 $(VENV): files/locks/controller.txt
-	@tools/host
 	@echo "==> Tools of the controller into .venv"
 	@rm -rf .venv && python3 -m venv .venv
 	@.venv/bin/pip install --quiet --require-hashes -r files/locks/controller.txt
 	@touch $@
 
-test: lint unit contract system ## Everything that has to pass: lint, unit, contract, then the real thing on Debian 13 and 12
+test: host lint unit contract system ## Everything that has to pass: lint, unit, contract, then the real thing on Debian 13 and 12
 
 lint: venv       ## ansible-lint (production), yamllint, ruff, mypy strict, shellcheck
 	@ruff check . && ruff format --check .
@@ -59,17 +61,17 @@ contract: venv   ## Defaults = specs = docs = models; what preflight says to wro
 
 system: system-trixie system-bookworm ## A real cluster, a real browser: all on Debian 13, the whole browser proof on Debian 12
 
-system-trixie: venv
+system-trixie: host venv
 	@CLUSTER=test SUITE=trixie $(MOLECULE) test -s default
 
-system-bookworm: venv
+system-bookworm: host venv
 	@CLUSTER=test SUITE=bookworm $(MOLECULE) test -s bookworm
 
 soak: venv       ## Long proofs, against the running demo
-	@pytest tests/soak
+	@CLUSTER=demo pytest tests/system -m soak
 
 bench: venv      ## Measurements, against the running demo: a table and build/benchmark.json
-	@python tests/bench/run.py
+	@CLUSTER=demo pytest tests/system -m bench -s
 
 validate: venv   ## Check an inventory, change nothing: make validate INVENTORY=inventories/mysite
 	@ansible-playbook -i "$(INVENTORY)" playbooks/validate.yml

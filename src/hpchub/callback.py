@@ -85,7 +85,7 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
         while (job := spawner.view()) is None or job.phase is Phase.WAITING or not spawner.node:
             if loop.time() > deadline:
                 raise web.HTTPError(503, "The scheduler does not say yet where this job runs. Try again.")
-            spawner.shared.watcher.hurry()
+            spawner.shared.watcher.hurry(urgent=True)
             await spawner.shared.watcher.changed(1.0)
         if not spawner.shared.site.hub.check_node_address:
             return

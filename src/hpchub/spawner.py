@@ -386,7 +386,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             cancelled = await self._cancel()
             if now:
                 return
-            self.shared.watcher.hurry()
+            self.shared.watcher.hurry(urgent=True)
             deadline = time.monotonic() + (60 if cancelled else pause)
             while not self._over() and time.monotonic() < deadline:
                 await self.shared.watcher.changed(max(0.1, deadline - time.monotonic()))
@@ -423,7 +423,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         """
         job = self.view()
         if job is not None and job.phase is Phase.RUNNING and self.reported_port and await self._answers():
-            return self._url()
+            return f"{self._url()}{self.server.base_url}"
         following = asyncio.ensure_future(self._follow())
         self._spawn_pending, self._spawn_future = True, following
         following.add_done_callback(self._followed)
@@ -434,7 +434,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             self.http_timeout = 1  # JupyterHub now looks for the server in vain and cleans up
             return "http://127.0.0.1:1/"
         self._routing = asyncio.ensure_future(self._route())
-        return url
+        return f"{url}{self.server.base_url}"
 
     def _followed(self, following: asyncio.Future[str]) -> None:
         self._spawn_pending = False

@@ -1,6 +1,5 @@
 """A home directory that is full costs comfort, and is said in words."""
 
-import re
 from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext, Page, expect
@@ -15,6 +14,7 @@ def test_erin_gets_a_lab_or_a_sentence_but_never_a_traceback(
     api: Callable[..., object],
     shot: Callable[[Page, str], None],
 ) -> None:
+    before = {job["id"] for job in jobs("erin")}
     page = signed_in("erin").new_page()
     page.goto("/hub/spawn")
     choose(page, project="climate", queue="interactive", walltime="00:30")
@@ -22,13 +22,15 @@ def test_erin_gets_a_lab_or_a_sentence_but_never_a_traceback(
     try:
         lab, refusal = (
             page.locator("#jp-main-dock-panel"),
-            page.get_by_text(re.compile(r"home|ended|log", re.IGNORECASE)),
+            page.locator("#hpchub-failed:visible, #hpchub-error:visible"),
         )
-        expect(lab.or_(refusal.locator("visible=true").first)).to_be_visible(timeout=90_000)
+        expect(lab.or_(refusal).first).to_be_visible(timeout=90_000)
+        page.wait_for_load_state("networkidle")
         shot(page, "erin")
-        assert "Traceback" not in page.locator("body").inner_text()
-        assert "Errno" not in page.locator("body").inner_text()
+        words = page.locator("body").inner_text()
+        assert "Traceback" not in words
+        assert "Errno" not in words
     finally:
         page.close()
         api("erin", "DELETE", "/users/erin/server")
-    wait_until("erin has no job", lambda: not jobs("erin"), 60)
+    wait_until("erin's job is gone", lambda: {job["id"] for job in jobs("erin")} <= before, 60)

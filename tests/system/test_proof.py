@@ -36,6 +36,24 @@ def menu(page: Page, *path: str) -> None:
             entry.click()
 
 
+def task_stream_beside_the_notebook(page: Page, dashboard: str) -> None:
+    """Give the Lab's Dask panel the address, open the task stream, and drag it to the right of the notebook."""
+    icon = page.locator(".jp-SideBar [data-id=dask-dashboard-launcher]")
+    icon.click()
+    panel = page.locator("#dask-dashboard-launcher")
+    panel.locator("input").first.fill(dashboard)
+    panel.locator("input").first.press("Enter")
+    panel.get_by_role("button", name="Task Stream", exact=True).click()
+    icon.click()  # closes the panel
+    tab = page.locator("#jp-main-dock-panel .lm-TabBar-tab", has_text="Task Stream")
+    area = page.locator("#jp-main-dock-panel").bounding_box()
+    tab.hover()
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2, steps=10)
+    page.mouse.move(area["x"] + area["width"] - 20, area["y"] + area["height"] / 2, steps=10)
+    page.mouse.up()
+
+
 @dataclass
 class Evidence:
     """What could be seen while the notebook ran."""
@@ -43,6 +61,7 @@ class Evidence:
     jobs: dict[str, dict[str, str]] = field(default_factory=dict)
     alices_page: str = ""
     bobs_status: int = 0
+    images: int = 0
     bobs_page: str = ""
     notebook: dict[str, Any] = field(default_factory=dict)
 
@@ -97,6 +116,7 @@ def evidence(
     run: Callable[[str, str], str],
     wait_until: Callable[..., None],
     shot: Callable[[Page, str], None],
+    url: str,
 ) -> Evidence:
     """Copy the notebook in a terminal, open it, run every cell by the menu, and look around while it runs."""
     seen = Evidence()
@@ -122,25 +142,30 @@ def evidence(
     link = page.locator(".jp-NotebookPanel:visible a", has_text="Open the dashboard")
     link.wait_for(state="attached", timeout=MINUTES)  # the Lab has scrolled on
     address = str(link.get_attribute("href"))
-    assert dashboard.goto(address) is not None
+    dashboard.goto(address)
     expect(dashboard.locator("canvas").first).to_be_visible(timeout=MINUTES)  # plots come through a WebSocket
+    seen.alices_page = dashboard.title()
+    task_stream_beside_the_notebook(page, url + address.removesuffix("/status"))
 
-    def worker() -> object:
-        seen.jobs.update({job["id"]: job for job in jobs("alice")})
-        return [job for job in seen.jobs.values() if job["state"] == "RUNNING" and job["name"] != "hpchub"]
+    def workers() -> list[str]:
+        now = {job["id"]: job for job in jobs("alice")}
+        seen.jobs.update(now)
+        return [job["id"] for job in now.values() if job["state"] == "RUNNING" and job["name"] != "hpchub"]
 
-    wait_until("a worker runs", worker, 60)
+    wait_until("a worker runs", workers, 60)
     answer = bob.goto(address)
     seen.bobs_status, seen.bobs_page = (answer.status if answer else 0), bob.title()
-    seen.alices_page = dashboard.title()
-    shot(dashboard, "07-dashboard")
 
     def done() -> bool:
-        worker()
+        if workers():  # the last picture is the fullest
+            shot(page, "07-lab-with-dashboard")
+            shot(dashboard, "08-dashboard")
         return indicator.get_attribute("data-status") == "idle"
 
     wait_until("all cells have run", done, 240)
-    shot(page, "08-notebook")
+    seen.images = page.locator(".jp-NotebookPanel:visible .jp-OutputArea-output img").count()
+    page.locator(".jp-NotebookPanel:visible .jp-OutputArea-output img").first.scroll_into_view_if_needed()
+    shot(page, "09-notebook")
     menu(page, "File", "Save Notebook")
 
     def saved() -> bool:
@@ -169,6 +194,7 @@ def test_every_plot_is_there(evidence: Evidence) -> None:
         if len(output.get("data", {}).get("image/png", "")) > 20_000
     }
     assert plots == PLOTS
+    assert evidence.images == len(PLOTS)
 
 
 def test_the_cluster_is_the_schedulers_and_needed_no_argument(evidence: Evidence) -> None:
@@ -209,5 +235,5 @@ def test_stop_my_server_leaves_no_job(
     wait_until("alice has no job", lambda: not jobs("alice"), 60)
     page.goto("/hub/home")
     expect(page.get_by_text("Start My Server")).to_be_visible()
-    shot(page, "09-stopped")
+    shot(page, "10-stopped")
     page.close()

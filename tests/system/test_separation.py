@@ -100,9 +100,17 @@ def test_no_secret_is_in_the_labs_log_or_in_a_file_of_alices_home(
         assert run("login1", f"grep -rlF -e '{secret}' /home/alice || true") == ""
 
 
-def test_alices_kernels_and_terminals_do_not_inherit_the_token(job: dict[str, str], run: Run) -> None:
-    seen = run(job["node"], "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true")
-    assert "JUPYTERHUB_SERVICE_PREFIX=/user/alice/" in seen
+def test_alices_kernels_and_terminals_do_not_inherit_the_token(
+    job: dict[str, str], signed_in: Callable[[str], BrowserContext], run: Run
+) -> None:
+    page = signed_in("alice").new_page()
+    page.goto("/user/alice/lab")
+    xsrf = next(c["value"] for c in page.context.cookies() if c["name"] == "_xsrf" and c["path"] == "/user/alice/")
+    for what in ("terminals", "kernels"):
+        assert page.request.post(f"/user/alice/api/{what}", headers={"X-XSRFToken": xsrf}, data="{}").ok
+    page.close()
+    seen = run(job["node"], "for pid in $(pgrep -u alice); do tr '\\0' '\\n' </proc/$pid/environ; done")
+    assert seen.count("JUPYTERHUB_SERVICE_PREFIX=/user/alice/") >= 2
     assert re.findall(r"^JUPYTERHUB_API_TOKEN=.+", seen, re.MULTILINE) == []
 
 
@@ -129,8 +137,8 @@ def test_bob_does_not_reach_alices_lab_through_the_hub(
 
 
 def test_the_labs_own_port_lets_nobody_in(job: dict[str, str], host: Callable[[str], Host], run: Run) -> None:
-    sockets = run(job["node"], "ss --no-header --listening --tcp --numeric --processes")
-    (port,) = re.findall(r"0\.0\.0\.0:(\d+) .*python", sockets)
+    sockets = run(job["node"], "ss --no-header --listening --tcp --numeric --extended")
+    (port,) = re.findall(r"0\.0\.0\.0:(\d+) .* uid:2001 ", sockets)
     for path in ("api/contents", "api/terminals", "api/kernels"):
         address = f"http://{job['node']}:{port}/user/alice/{path}"
         asked = host("login1").run(f"python3 -c 'import urllib.request as r; r.urlopen(\"{address}\")'")
@@ -146,18 +154,18 @@ def starting(
     api: Callable[..., tuple[int, Any]], run: Run, jobs: Jobs, wait_until: Callable[..., None]
 ) -> Iterator[str]:
     """A job of bob that waits in the queue, so that its start is pending; gives its token."""
+    others = len(jobs("bob"))
     run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
     try:
         status, _ = api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})
         assert status in (201, 202)
-        wait_until("bob has a job", lambda: jobs("bob"))
-        text = run("ctl", f"scontrol write batch_script {jobs('bob')[0]['id']} -")
+        text = run("ctl", f"scontrol write batch_script {jobs('bob')[-1]['id']} -")
         order = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
         yield order["environment"]["JUPYTERHUB_API_TOKEN"]
     finally:
         api("bob", "DELETE", "/users/bob/server")
         run("ctl", "scontrol update NodeName=c1,c2 State=RESUME")
-        wait_until("bob has no job", lambda: not jobs("bob"), 60)
+        wait_until("bob's job is gone", lambda: len(jobs("bob")) == others, 60)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,10 @@ async def test_a_forwarded_address_counts_from_the_hubs_own_host_alone() -> None
 
 
 def test_the_login_page_names_the_secret_as_the_site_does_and_browsers_do_not_offer_to_save_it() -> None:
-    stock = "{% block login_container %}<form>{% block password_input %}{% endblock %}</form>{% endblock %}{% block script %}{% endblock %}"
+    stock = (
+        "{% block login_container %}<form>{% block password_input %}{% endblock %}</form>{% endblock %}"
+        "{% block script %}{% endblock %}"
+    )
     own = Path(helper.__file__).parent / "templates"
     pages = Environment(
         loader=ChoiceLoader([FileSystemLoader(own), DictLoader({"templates/login.html": stock})]), autoescape=True

@@ -45,7 +45,8 @@ def stub(directory: Path, name: str, code: int = 0, out: str = "", err: str = ""
     """A scheduler command that records its arguments, environment and input, and says what it is told to."""
     program = directory / name
     program.write_text(
-        f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {directory}/argv\n/usr/bin/env > {directory}/env\n/bin/cat > {directory}/stdin\n"
+        f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {directory}/argv\n/usr/bin/env > {directory}/env\n"
+        f"/bin/cat > {directory}/stdin\n"
         f"printf %s {shlex.quote(out)}\nprintf %s {shlex.quote(err)} >&2\nexit {code}\n"
     )
     program.chmod(0o755)

@@ -2,9 +2,14 @@
 
 import http.server
 import json
+import os
 import pwd
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +151,20 @@ def test_the_runtime_directory_is_private_and_short_enough_for_sockets(
         assert directory.stat().st_mode & 0o777 == 0o700
     finally:
         directory.rmdir()
+
+
+def test_a_job_that_is_cancelled_before_the_server_is_up_leaves_nothing_on_the_node() -> None:
+    command = [sys.executable, "-m", "hpchub.lab.start"]
+    with tempfile.TemporaryDirectory(dir="/tmp") as node:  # pytest's own would be too long for sockets
+        variables = os.environ | {"TMPDIR": node, "PYTHONPATH": str(Path(start.__file__).parents[2])}
+        with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE) as job:
+            end = time.monotonic() + 30
+            while not list(Path(node).iterdir()) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert list(Path(node).iterdir())
+            job.terminate()
+            assert job.wait(30) == 143
+        assert list(Path(node).iterdir()) == []
 
 
 def test_a_bound_port_cannot_be_taken_before_the_server_listens() -> None:

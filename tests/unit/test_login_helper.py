@@ -240,7 +240,8 @@ def test_the_answer_names_a_user_only_with_ok_and_the_journal_never_has_the_secr
         pam_says(monkeypatch, lambda *_args, verdict=verdict: verdict)
         ours, theirs = socket.socketpair()
         ours.sendall(b'{"user": "alice", "password": "very-secret", "rhost": ""}\n')
-        monkeypatch.setattr(os, "dup", lambda _fd, fd=theirs.detach(): fd)
+        descriptor = theirs.detach()
+        monkeypatch.setattr(os, "dup", lambda _fd, fd=descriptor: fd)
         monkeypatch.setattr(login.resource, "setrlimit", lambda *_args: None)
         assert login.main() == 0
         assert json.loads(ours.makefile().readline())["user"] == echoed

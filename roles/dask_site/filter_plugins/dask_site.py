@@ -78,7 +78,9 @@ def dask_site_settings(queues: Sequence[Mapping[str, Any]], scheduler: str, job:
             },
         },
         "jobqueue": sections,
-        "labextension": {"factory": {"module": "dask_jobqueue", "class": _CLUSTER[scheduler], "args": [], "kwargs": {}}},
+        "labextension": {
+            "factory": {"module": "dask_jobqueue", "class": _CLUSTER[scheduler], "args": [], "kwargs": {}}
+        },
     }
 
 

@@ -31,17 +31,17 @@ def preflight_specs(roles: str) -> dict[str, Spec]:
 
 def preflight_inventory(given: Mapping[str, Any], specs: Mapping[str, Spec], of_site: Sequence[str]) -> Problems:
     """Return what is wrong with the variables of an inventory, without looking at any host."""
-    problems = [*_unknown(given, specs, of_site)]
     asked = {name: spec for name, spec in specs.items() if name not in of_site}
+    problems = [*_unknown(given, asked)]
     for name, spec in asked.items():
         problems += _value(name, spec, given)
     # What belongs together is judged only where each part is right by itself.
     return problems or [*_queues(given), *_url(given), *_tls(given), *_reachable(given), *_form(given)]
 
 
-def _unknown(given: Mapping[str, Any], specs: Mapping[str, Spec], of_site: Sequence[str]) -> Iterable[str]:
+def _unknown(given: Mapping[str, Any], specs: Mapping[str, Spec]) -> Iterable[str]:
     for name in given:
-        if name not in specs and name not in of_site:
+        if name not in specs:
             near = difflib.get_close_matches(name, specs, n=1, cutoff=0.75)
             yield f"Unknown variable '{name}'." + (f" Did you mean '{near[0]}'?" if near else " Remove it.")
 
@@ -55,15 +55,13 @@ def _value(name: str, spec: Spec, given: Mapping[str, Any]) -> Problems:
     return _by_spec(name, {name: spec}, {name: value})
 
 
-def _element(name: str, spec: Spec, element: Any) -> Problems:
+def _element(name: str, spec: Spec, element: object) -> Problems:
     """Check one element of a list by itself, so that the message can say which."""
     if not isinstance(element, dict):
         return [f"{name} must be a list of mappings, and {element!r} is none."]
     label = f"{name} '{element['name']}'" if "name" in element else f"{name}, an element without name"
     options = spec["options"]
-    problems = [
-        f"{label}: unknown key '{key}'." + _meant(key, options) for key in element if key not in options
-    ]
+    problems = [f"{label}: unknown key '{key}'." + _meant(key, options) for key in element if key not in options]
     for key, option in options.items():
         if element.get(key) is None:
             problems += [f"{label}: {key} is not set. Write: {_sentence(option)}"] if option.get("required") else []
@@ -83,7 +81,8 @@ def _by_spec(label: str, spec: Spec, value: Mapping[str, Any]) -> Problems:
     bare = {name: {key: part for key, part in option.items() if key in ("type", "choices", "elements")}}
     if not ArgumentSpecValidator(bare).validate(dict(value)).errors.messages and not _boolean(option, value[name]):
         return []
-    wanted = f"one of {', '.join(option['choices'])}" if "choices" in option else _KINDS[option["type"]]
+    kind = "mappings" if option.get("elements") == "dict" else option["type"]
+    wanted = f"one of {', '.join(option['choices'])}" if "choices" in option else _KINDS[kind]
     return [f"{label} is {value[name]!r}, and must be {wanted}: {_sentence(option)}"]
 
 
@@ -94,10 +93,11 @@ _KINDS = {
     "bool": "true or false",
     "list": "a list",
     "dict": "a mapping",
+    "mappings": "a list of mappings",
 }
 
 
-def _boolean(option: Spec, value: Any) -> bool:
+def _boolean(option: Spec, value: object) -> bool:
     """Whether a boolean stands where a number or a text belongs; YAML makes one of yes, no, on and off."""
     return isinstance(value, bool) and option["type"] != "bool"
 
@@ -141,7 +141,7 @@ def _tls(given: Mapping[str, Any]) -> Iterable[str]:
 def _reachable(given: Mapping[str, Any]) -> Iterable[str]:
     host = str(given.get("jupyterhub_connect_host", ""))
     if host == "localhost" or host.startswith("127."):
-        yield f"jupyterhub_connect_host is {host}, which every compute node takes for itself. Write the login node's name."
+        yield f"jupyterhub_connect_host is {host}, which a compute node takes for itself. Write the login node's name."
     listens = [int(given.get("jupyterhub_port", 8081)), _proxy_port(given)]
     if listens[0] == listens[1]:
         yield f"jupyterhub_port and jupyterhub_proxy_port are both {listens[0]}. Choose two ports."

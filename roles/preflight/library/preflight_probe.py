@@ -43,7 +43,9 @@ SECONDS = 30
 def run(*argv: str) -> tuple[int, str]:
     """Return a program's status and output, or 127 and the reason if it cannot be run."""
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(  # noqa: S603 - argument lists of our own
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return 124, f"{argv[0]} gave no answer within {SECONDS} s"
     except OSError as error:
@@ -83,7 +85,8 @@ def queues(scheduler: str, prefix: str) -> dict[str, Any]:
         "pbs": (f"{prefix}/qstat", "-Q", "-f", "-F", "json"),
     }[scheduler]
     status, output = run(*argv)
-    return {"command": " ".join(argv), "error": "" if status == 0 else output.strip(), "output": output if status == 0 else ""}
+    error, answer = ("", output) if status == 0 else (output.strip(), "")
+    return {"command": " ".join(argv), "error": error, "output": answer}
 
 
 def group_known(name: str) -> bool:

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import ssl
 import sys
 import tempfile
@@ -162,6 +163,7 @@ def serve(order: Order, runtime: str) -> int:
 
 def main() -> int:
     """Entry point of the job."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     runtime = runtime_directory()
     try:
         order = read_order(sys.stdin.read())

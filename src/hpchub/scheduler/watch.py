@@ -31,9 +31,10 @@ MISSES_TO_REPEAT = 6
 """A missing job that lives in the accounting (its owner renamed it) is looked up again after so many good answers."""
 SOONEST = 2.0
 """Seconds that always lie between two polls."""
-COMMANDS_PER_MINUTE = 10.0
-"""What the poller may use on average; the form's own questions have the rest of twelve."""
-BURST = 3.0
+COMMANDS_PER_MINUTE = 8.0
+BURST = 2.0
+DEBT = 2.0
+"""In no minute more than 8 + 2 + 2 commands; the debt is for a server that has reported its port and waits."""
 LONGEST_BACK_OFF = 60.0
 
 
@@ -57,10 +58,10 @@ class Bucket:
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
 
-    def wait(self) -> float:
-        """Seconds until a token is there."""
+    def wait(self, debt: float = 0.0) -> float:
+        """Seconds until a token is there, or may be owed."""
         self._refill()
-        return max(0.0, (1 - self._tokens) / self._rate)
+        return max(0.0, (1 - debt - self._tokens) / self._rate)
 
     def take(self) -> None:
         """Use one token, even one that is not there yet."""
@@ -82,6 +83,7 @@ class Watcher:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
+        self._urgent = False
         self._last_poll = float("-inf")
 
     def watch(self, job_id: str, user: str) -> None:
@@ -102,8 +104,9 @@ class Watcher:
         watched = self._watched.get(job_id)
         return watched.job if watched else None
 
-    def hurry(self) -> None:
-        """Somebody waits: poll as soon as the limits allow."""
+    def hurry(self, *, urgent: bool = False) -> None:
+        """Somebody waits: poll as soon as the limits allow. Urgent: a server is up, and only its node is not known."""
+        self._urgent |= urgent
         self._wake.set()
 
     def notify(self) -> None:
@@ -138,10 +141,15 @@ class Watcher:
         due = self._last_poll + usual * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), max(0.0, due - self._clock()))
-        self._wake.clear()
-        rest = max(self._last_poll + soonest - self._clock(), self._bucket.wait())
-        if rest > 0:
-            await asyncio.sleep(rest)
+        while True:
+            self._wake.clear()
+            tokens = self._bucket.wait(DEBT if self._urgent else 0.0)
+            rest = max(self._last_poll + soonest - self._clock(), tokens)
+            if rest <= 0:
+                break
+            with contextlib.suppress(TimeoutError):  # an urgent wish may come meanwhile
+                await asyncio.wait_for(self._wake.wait() if not self._urgent else asyncio.sleep(rest), rest)
+        self._urgent = False
 
     async def poll(self) -> None:
         """Ask once, and tell all who wait."""

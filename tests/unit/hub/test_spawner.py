@@ -327,7 +327,7 @@ async def test_a_restarted_hub_follows_the_same_job(hub: SimpleNamespace) -> Non
     await asyncio.sleep(0.1)
     assert again.pending == "spawn"
     run_job(hub, again)
-    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001"
+    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001/user/alice/"
     await until(lambda: hub.routed == [""])
     assert again.token_id == first.token_id
     assert hub.program.verbs == ["submit"]
@@ -348,7 +348,7 @@ async def test_a_hub_that_died_while_submitting_finds_its_job_by_the_tag(hub: Si
     adopting = asyncio.ensure_future(again.get_url())
     await until(lambda: again.job_id == "77")
     run_job(hub, again)
-    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001"
+    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001/user/alice/"
 
 
 async def test_a_running_server_is_routed_after_a_restart_only_if_its_job_still_runs(hub: SimpleNamespace) -> None:

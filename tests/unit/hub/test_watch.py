@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hpchub.scheduler import JobState, Phase
-from hpchub.scheduler.watch import BURST, COMMANDS_PER_MINUTE, Bucket, Watcher
+from hpchub.scheduler.watch import BURST, COMMANDS_PER_MINUTE, DEBT, SOONEST, Bucket, Watcher
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler
@@ -112,16 +112,22 @@ async def test_who_waits_is_woken_by_the_next_answer(watcher: Watcher, scheduler
     await asyncio.wait_for(waiting, 0.5)
 
 
-async def test_however_many_hurry_the_scheduler_is_asked_at_most_twelve_times_a_minute() -> None:
+@pytest.mark.parametrize("urgent", [False, True])
+def test_however_many_hurry_in_no_minute_are_there_more_than_twelve_commands(urgent: bool) -> None:
     now = 0.0
     bucket = Bucket(COMMANDS_PER_MINUTE, BURST, lambda: now)
-    taken = 0
+    taken = []
     while now < 600:
-        if bucket.wait() <= 0:
+        if bucket.wait(DEBT if urgent else 0.0) <= 0:
             bucket.take()
-            taken += 1
-        now += 0.5
-    assert taken <= 10 * 12
+            taken.append(now)
+        now += SOONEST
+    assert max(sum(begin <= at < begin + 60 for at in taken) for begin in taken) <= 12
+    assert len(taken) >= 60
+
+
+async def test_the_usual_interval_fits_into_the_commands_of_a_minute() -> None:
+    assert COMMANDS_PER_MINUTE >= 60 / (10 * 0.9)
 
 
 async def test_the_poller_asks_soon_after_the_first_job_and_ends_with_the_last(scheduler: FakeScheduler) -> None:
