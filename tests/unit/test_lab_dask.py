@@ -43,6 +43,15 @@ def test_a_session_inherits_project_queue_and_reservation_of_the_notebooks_own_j
     assert (pbs["account"], pbs["queue"]) == ("climate", "R123")
 
 
+def test_a_section_for_another_queue_keeps_that_queue_and_gets_the_project(tmp_path: Path) -> None:
+    site = {"a.yaml": b"jobqueue: {slurm: {queue: null}, gpu: {queue: gpu, log-directory: null}}"}
+    sections = settings(dask.write_session(tmp_path, session(), site))["jobqueue"]
+    assert sections["slurm"]["queue"] == "regular"
+    assert "queue" not in sections["gpu"]
+    assert sections["gpu"]["account"] == "climate"
+    assert sections["gpu"]["log-directory"] == "/home/alice/.local/state/hpchub"
+
+
 def test_workers_find_the_session_although_no_environment_is_passed_to_them(tmp_path: Path) -> None:
     directory = dask.write_session(tmp_path, session(), SITE)
     prologue = settings(directory)["jobqueue"]["slurm"]["job-script-prologue"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -125,45 +126,46 @@ def key_directory(base: Path, now: datetime.datetime) -> Path:
 def session_settings(session: Session, site: Mapping[str, object], pair: str, directory: str) -> dict[str, object]:
     """What only this session knows, as dask configuration.
 
-    `site` is the site's own configuration, `pair` the key directory, `directory` where the result is written.
+    `site` is the site's own configuration, `pair` the key directory, `directory` where the result is written. Each
+    section of the site's jobqueue is for this project; the scheduler's own section is for the notebook's queue too.
     """
     pair_files = {"cert": f"{pair}/cert.pem", "key": f"{pair}/key.pem"}
-    cluster: dict[str, object] = {
-        "account": session.project,
-        "queue": session.queue,
-        "log-directory": session.log_directory,
-        # qsub passes no environment, and a site may keep sbatch from passing it: the job script says where to look
-        "job-script-prologue": [*_list(site, session, "job-script-prologue"), f"export DASK_ROOT_CONFIG={directory}"],
+    sections = _mapping(site, "jobqueue")
+    jobqueue = {
+        name: _section(session, _mapping(sections, name), directory) for name in {session.scheduler: None, **sections}
     }
-    if _of_site(site, session, "log-directory") is not None:
-        del cluster["log-directory"]
-    if session.reservation is not None:
-        if session.scheduler == "pbs":
-            cluster["queue"] = session.reservation  # a PBS reservation is a queue
-        else:
-            cluster["job-extra-directives"] = [
-                *_list(site, session, "job-extra-directives"),
-                f"--reservation={session.reservation}",
-            ]
+    # A PBS reservation is a queue.
+    of_queue = session.reservation if session.scheduler == "pbs" else None
+    jobqueue[session.scheduler]["queue"] = of_queue or session.queue
     return {
         "distributed": {
             "comm": {"tls": {"ca-file": pair_files["cert"], **{role: dict(pair_files) for role in ROLES}}},
             "dashboard": {"link": f"{session.service_prefix}proxy/{{port}}/status"},
         },
-        "jobqueue": {session.scheduler: cluster},
+        "jobqueue": jobqueue,
     }
 
 
-def _of_site(site: Mapping[str, object], session: Session, key: str) -> object:
-    value: object = site
-    for step in ("jobqueue", session.scheduler, key):
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
+def _section(session: Session, site: Mapping[str, object], directory: str) -> dict[str, object]:
+    def lines(key: str) -> list[object]:
+        value = site.get(key)
+        return value if isinstance(value, list) else []
+
+    section: dict[str, object] = {
+        "account": session.project,
+        # qsub passes no environment, and a site may keep sbatch from passing it: the job script says where to look
+        "job-script-prologue": [*lines("job-script-prologue"), f"export DASK_ROOT_CONFIG={shlex.quote(directory)}"],
+    }
+    if site.get("log-directory") is None:
+        section["log-directory"] = session.log_directory
+    if session.reservation is not None and session.scheduler == "slurm":
+        section["job-extra-directives"] = [*lines("job-extra-directives"), f"--reservation={session.reservation}"]
+    return section
 
 
-def _list(site: Mapping[str, object], session: Session, key: str) -> list[object]:
-    value = _of_site(site, session, key)
-    return value if isinstance(value, list) else []
+def _mapping(tree: Mapping[str, object], key: str) -> Mapping[str, object]:
+    value = tree.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _merge(low: Mapping[str, object], high: Mapping[str, object]) -> dict[str, object]:
@@ -232,5 +234,6 @@ def _write_files(directory: Path, session: Session, site: Mapping[str, bytes], p
         _write(directory / name, content)
     settings = session_settings(session, site_settings(site), pair, str(directory))
     if excuse:
-        settings = _merge(settings, {"jobqueue": {session.scheduler: {"log-directory": excuse}}})
+        stop = {name: {"log-directory": excuse} for name in _mapping(settings, "jobqueue")}
+        settings = _merge(settings, {"jobqueue": stop})
     _write(directory / "zz-session.yaml", yaml.safe_dump(settings).encode())  # the last name wins in dask

@@ -163,6 +163,7 @@ def serve(order: Order, runtime: str) -> int:
 
 def main() -> int:
     """Entry point of the job."""
+    # Until the server has a handler of its own, so that a job cancelled meanwhile leaves nothing on the node.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     runtime = runtime_directory()
     try:
