@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ ADDRESSES = [
     "security.debian" + ".org",
     "nodesource" + ".com",
 ]
-MACHINE_PATHS = ["/work" + "/", "/root/" + ".pyenv", "/home/" + "runner"]
+MACHINE_PATHS = [f"{ROOT.parent}/", sys.prefix] if len(ROOT.parts) > 2 else [f"{ROOT}/"]
 
 
 def requirements(lock: Path) -> list[str]:

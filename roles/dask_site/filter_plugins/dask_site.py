@@ -16,7 +16,6 @@ _UNCHANGED: dict[str, Any] = {
     "shebang": "#!/usr/bin/env bash",
     "account": None,
     "env-extra": None,
-    "job-script-prologue": [],
     "job-extra": None,
     "job-extra-directives": [],
     "job-directives-skip": [],
@@ -43,7 +42,12 @@ def _section(scheduler: str, job: Mapping[str, Any], queue: str | None, limit: i
         "walltime": f"{minutes // 60:02}:{minutes % 60:02}:00",
         "queue": queue,
         "interface": job["interface"],
-        "local-directory": job["local_directory"],
+        # A directory of the job's own: dask's would be shared by all users of the node.
+        "local-directory": "$HPCHUB_SCRATCH",
+        "job-script-prologue": [
+            f'export HPCHUB_SCRATCH=$(mktemp --directory "{job["local_directory"]}/dask-XXXXXXXX")',
+            "trap 'rm --recursive --force \"$HPCHUB_SCRATCH\"' EXIT",
+        ],
         "death-timeout": job["death_timeout_seconds"],
         "worker-extra-args": [*lifetime, "--dashboard-address", _LOOPBACK],
         "scheduler-options": {"protocol": "tls://", "dashboard_address": _LOOPBACK},
