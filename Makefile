@@ -41,7 +41,7 @@ venv: $(VENV)    ## The controller's tools, exactly as locked, in .venv
 $(VENV): files/locks/controller.txt
 	@echo "==> Tools of the controller into .venv"
 	@rm -rf .venv && python3 -m venv .venv
-	@.venv/bin/pip install --quiet --require-hashes -r files/locks/controller.txt
+	@.venv/bin/pip install --quiet --no-compile --require-hashes -r files/locks/controller.txt
 	@touch $@
 
 test: host lint unit contract system ## Everything that has to pass: lint, unit, contract, then the real thing on Debian 13 and 12

@@ -36,9 +36,11 @@ def test_a_restart_of_the_hub_keeps_the_running_lab_and_its_route(
     run("login1", "systemctl stop hpchub")
     try:
         during = request.get("/user/alice/api/status")
+        meanwhile = request.get("/hub/home").text()
     finally:
         run("login1", "systemctl start hpchub")
     assert during.ok, "the Lab could not be reached while the hub was down"
+    assert "This page tries again" in meanwhile
     healthy()
     assert request.get("/user/alice/api/status").json()["started"] == started
     assert number in [job["id"] for job in jobs("alice")]

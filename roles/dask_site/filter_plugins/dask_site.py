@@ -59,7 +59,8 @@ def _section(scheduler: str, job: Mapping[str, Any], queue: str | None, limit: i
 def dask_site_settings(queues: Sequence[Mapping[str, Any]], scheduler: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what every session starts from: the scheduler's own section, and one named after each queue.
 
-    `job` holds cores, memory_gib, walltime_minutes, death_timeout_seconds, local_directory and interface (or None).
+    `job` holds cores, memory_gib, walltime_minutes, death_timeout_seconds, idle_seconds, local_directory and interface
+    (or None).
     """
     sections = {scheduler: _section(scheduler, job, None, None)}
     for queue in queues:
@@ -68,6 +69,8 @@ def dask_site_settings(queues: Sequence[Mapping[str, Any]], scheduler: str, job:
         "distributed": {
             # Plain tcp is refused: whoever reaches a scheduler's or a worker's port runs code as its user.
             "comm": {"default-scheme": "tls", "require-encryption": True},
+            # dask counts intervals: so many in a row without work.
+            "adaptive": {"interval": "1s", "wait-count": job["idle_seconds"]},
             "scheduler": {
                 "http": {
                     # As shipped, without the proxy: its WebSocket opens any port of any host to anybody.
