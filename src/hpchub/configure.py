@@ -112,6 +112,8 @@ def servers(c: Config, site: Site, site_file: str) -> None:
     c.HpcSpawner.http_timeout = site.jobs.start_timeout_seconds
     c.HpcSpawner.poll_interval = NODE_POLL_SECONDS
     c.HpcSpawner.env_keep = []
+    # a Lab reports its activity and its port; with JupyterHub's default whoever found its token could open the Lab too
+    c.HpcSpawner.server_token_scopes = ["users:activity!user"]
 
 
 def pages(c: Config, site: Site) -> None:

@@ -1,9 +1,11 @@
 """Who gets in, and what the others read."""
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import APIResponse, BrowserContext, Page, expect
 
 pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("nothing_submitted")]
 
@@ -98,4 +100,80 @@ def test_the_journal_has_a_line_for_each_attempt_and_no_secret(
     journal = run("login1", "journalctl --no-pager --output=cat --since=-10min")
     assert "bob" in journal
     assert bobs_secret not in journal
-    assert bobs_secret[-6:] not in run("login1", "journalctl --no-pager --output=cat --since=-10min -u 'hpchub*'")
+
+
+def guess(context: BrowserContext, user: str, secret: str) -> APIResponse:
+    """Send the login form without a page; gives what the person would read."""
+    context.request.get("/hub/login")
+    xsrf = next(c["value"] for c in context.cookies() if c["name"] == "_xsrf" and c["path"] == "/hub/")
+    return context.request.post("/hub/login", form={"username": user, "password": secret, "_xsrf": xsrf})
+
+
+def test_whoever_guesses_bobs_code_is_slowed_down_while_alice_signs_in_and_then_bob(
+    visitor: Callable[[], BrowserContext],
+    sign_in: Callable[[Page, str, str], None],
+    password: Callable[[str], str],
+    run: Callable[[str, str], str],
+) -> None:
+    guesser, asked = visitor(), "journalctl --no-pager --output=cat -t hpchub-login | grep -c 'user=\"bob\"' || true"
+    before = int(run("login1", asked))
+    answers = []
+    while len(answers) < 9 and (not answers or answers[-1].status == 403):  # each pause is twice the one before
+        answers.append(guess(guesser, "bob", "000000000000"))
+    assert answers[-1].status == 429
+    words = re.search(r"Too many failed attempts to sign in. Wait (\d+) seconds?, then try again", answers[-1].text())
+    assert words
+    assert int(run("login1", asked)) - before == len(answers) - 1, "a throttled attempt reached PAM"
+
+    alice = visitor().new_page()
+    sign_in(alice, "alice", password("alice"))
+    expect(alice.get_by_text("alice").first).to_be_visible()
+
+    secret = password("bob")  # which may wait for the next code
+    time.sleep(int(words[1]))
+    bob = visitor().new_page()
+    sign_in(bob, "bob", secret)
+    expect(bob.get_by_text("bob").first).to_be_visible()
+
+
+@pytest.fixture
+def bobs_session(
+    visitor: Callable[[], BrowserContext],
+    sign_in: Callable[[Page, str, str], None],
+    password: Callable[[str], str],
+    run: Callable[[str, str], str],
+    known: dict[str, BrowserContext],
+) -> Iterator[BrowserContext]:
+    """A browser in which bob has just signed in. Afterwards his account is good, and he has to sign in anew."""
+    context = visitor()
+    page = context.new_page()
+    sign_in(page, "bob", password("bob"))
+    expect(page.get_by_text("bob").first).to_be_visible()
+    yield context
+    run("login1", "usermod --expiredate '' bob")
+    known.pop("bob", None)
+
+
+def test_a_disabled_account_starts_nothing_and_has_lost_its_session(
+    bobs_session: BrowserContext, run: Callable[[str, str], str]
+) -> None:
+    request = bobs_session.request
+    assert request.get("/hub/api/user").ok
+    run("login1", "usermod --expiredate 1 bob")
+    xsrf = next(c["value"] for c in bobs_session.cookies() if c["name"] == "_xsrf" and c["path"] == "/hub/")
+    headers = {"X-XSRFToken": xsrf, "Content-Type": "application/json"}
+    assert request.post("/hub/api/users/bob/server", headers=headers, data="{}").status in (400, 403)
+    assert request.get("/hub/api/user").status == 403
+    assert "/hub/login" in request.get("/hub/home").url
+    assert 'account result=locked user="bob"' in run("login1", "journalctl --no-pager --output=cat -t hpchub-login")
+    run("login1", "usermod --expiredate '' bob")
+    assert request.get("/hub/api/user").status == 403  # a session does not revive with its account
+
+
+@pytest.mark.soak
+def test_a_disabled_account_that_does_nothing_else_is_out_within_five_minutes(
+    bobs_session: BrowserContext, run: Callable[[str, str], str], wait_until: Callable[..., None]
+) -> None:
+    request = bobs_session.request
+    run("login1", "usermod --expiredate 1 bob")
+    wait_until("bob is out", lambda: request.get("/hub/api/user").status == 403, 300)

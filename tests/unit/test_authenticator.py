@@ -6,11 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+from aiohttp import ClientSession, CookieJar
 from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader
+from jupyterhub import orm
+from jupyterhub.app import JupyterHub
+from jupyterhub.proxy import Proxy
 from tornado import httpserver, netutil, web
+from traitlets.config import Config
 
+from hpchub.lab import server
 from hpchub.login import helper
 from hpchub.login.helper import NOTICES, HelperAuthenticator, LoginRefused, client_address
 
@@ -112,6 +119,286 @@ async def test_the_secret_is_in_no_log(tmp_path: Path, caplog: pytest.LogCapture
         await refusal(authenticator, password="very-secret")
     assert "Failed login for 'alice'" in caplog.text
     assert "very-secret" not in caplog.text
+
+
+# -- too many failures
+
+
+async def test_the_sixth_failure_in_a_row_reads_how_long_to_wait_and_never_reaches_pam(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    async def reply(request: dict[str, str]) -> bytes:
+        asked.append(request)
+        return b'{"result": "denied", "user": ""}\n'
+
+    async with helper_that(tmp_path, reply) as authenticator:
+        authenticator.log.propagate = True
+        assert [(await refusal(authenticator)).status_code for _ in range(6)] == [403] * 5 + [429]
+        error = await refusal(authenticator)
+        assert (await refusal(authenticator, "bob")).status_code == 403
+    assert "Wait 1 second, then try again." in error.jupyterhub_message
+    assert "not locked" in error.jupyterhub_message
+    assert [request["user"] for request in asked] == ["alice"] * 5 + ["bob"]
+    assert len([line for line in caplog.messages if line.startswith("Throttled login for 'alice'")]) == 2
+
+
+async def test_of_a_hundred_guesses_at_once_five_reach_the_helper(tmp_path: Path) -> None:
+    asked = 0
+
+    async def reply(_request: dict[str, str]) -> bytes:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.2)
+        return b'{"result": "denied", "user": ""}\n'
+
+    async with helper_that(tmp_path, reply) as authenticator:
+        errors = await asyncio.gather(*(refusal(authenticator) for _ in range(100)))
+    assert asked == 5
+    assert sorted(error.status_code for error in errors) == [403] * 5 + [429] * 95
+
+
+async def test_an_outage_counts_against_nobody(tmp_path: Path) -> None:
+    absent = HelperAuthenticator(socket=str(tmp_path / "absent.sock"))
+    assert {(await refusal(absent)).status_code for _ in range(30)} == {503}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 second"), (59.5, "60 seconds"), (61, "2 minutes"), (900, "15 minutes")],
+)
+def test_a_wait_is_said_in_words(seconds: float, words: str) -> None:
+    assert helper.in_words(seconds) == words
+
+
+# -- whoever signed in earlier
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Person:
+    """A user as refresh_user sees one, without a database."""
+
+    name = "alice"
+    spawners: ClassVar[dict[str, object]] = {}
+    orm_user = orm.User(name="alice")
+
+
+async def test_every_answer_but_ok_ends_a_session_and_an_outage_only_after_half_an_hour(tmp_path: Path) -> None:
+    says = "ok"
+
+    async def reply(request: dict[str, str]) -> bytes:
+        assert request == {"account": "alice"}
+        return json.dumps({"result": says, "user": "alice" if says == "ok" else ""}).encode() + b"\n"
+
+    async with helper_that(tmp_path, reply) as authenticator:
+        clock = authenticator._clock = Clock()
+        for word in ("ok", "denied", "ok", "locked", "ok", "expired", "ok", "new_pin", "ok"):
+            says = word
+            clock.now += helper.CHECK_SECONDS
+            assert await authenticator.refresh_user(Person()) is (says == "ok")
+        for word in ("unavailable", "nonsense"):
+            says = word
+            clock.now += helper.GRACE_SECONDS / 2 - 1
+            assert await authenticator.refresh_user(Person()) is True
+        clock.now += 3
+        assert await authenticator.refresh_user(Person()) is False
+        says = "ok"
+        clock.now += helper.FRESH_SECONDS + 1
+        assert await authenticator.refresh_user(Person()) is True
+
+
+async def test_a_good_word_about_somebody_else_is_none(tmp_path: Path) -> None:
+    async with helper_that(tmp_path, always({"result": "ok", "user": "bob"})) as authenticator:
+        clock = authenticator._clock = Clock()
+        assert await authenticator.refresh_user(Person()) is True  # as an outage, for a time
+        clock.now += helper.GRACE_SECONDS + 1
+        assert await authenticator.refresh_user(Person()) is False
+
+
+async def test_the_requests_of_a_page_ask_once(tmp_path: Path) -> None:
+    asked = 0
+
+    async def reply(_request: dict[str, str]) -> bytes:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.1)
+        return b'{"result": "locked", "user": ""}\n'
+
+    async with helper_that(tmp_path, reply) as authenticator:
+        assert await asyncio.gather(*(authenticator.refresh_user(Person()) for _ in range(20))) == [False] * 20
+    assert asked == 1
+
+
+async def test_a_change_is_logged_with_its_reason_and_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    authenticator = HelperAuthenticator(socket=str(tmp_path / "absent.sock"))
+    authenticator.log.propagate = True
+    clock = authenticator._clock = Clock()
+    for _ in range(3):
+        await authenticator.refresh_user(Person())
+        clock.now += helper.CHECK_SECONDS
+    changes = [line for line in caplog.messages if line.startswith("The account of")]
+    assert changes == ["The account of 'alice' is unavailable, it was ok; the session goes on for 30 minutes"]
+
+
+def test_a_disabled_account_is_out_of_the_hub_and_its_labs_within_five_minutes() -> None:
+    lab_remembers = server.defaults("/home/alice", "token").HubAuth.cache_max_age
+    authenticator = HelperAuthenticator()
+    assert 0 < authenticator.auth_refresh_age + lab_remembers + helper.ACCOUNT_SECONDS <= 300
+    assert authenticator.auth_refresh_strict  # for tokens, the ones of Labs' visitors too
+    assert authenticator.refresh_pre_spawn
+
+
+# -- in JupyterHub itself
+
+
+class NoProxy(Proxy):
+    """Browsers come straight to the hub."""
+
+    should_start = False
+
+    async def get_all_routes(self) -> dict[str, Any]:
+        return {}
+
+    async def add_route(self, _spec: str, _target: str, _data: object) -> None:
+        """There is none."""
+
+    async def delete_route(self, _spec: str) -> None:
+        """There is none."""
+
+
+class Hub:
+    """A running JupyterHub with this authenticator, whose helper says "ok" unless `words` has another for the user."""
+
+    check_seconds = 1
+
+    def __init__(self) -> None:
+        self.words: dict[str, str] = {}
+
+    async def reply(self, request: dict[str, str]) -> bytes:
+        name = request.get("account") or request["user"]
+        word = self.words.get(name, "ok")
+        return json.dumps({"result": word, "user": name if word == "ok" else ""}).encode() + b"\n"
+
+    async def says(self, user: str, word: str) -> None:
+        """The helper changes its mind, and the hub's own memory of it grows old."""
+        self.words[user] = word
+        await asyncio.sleep(self.check_seconds + 0.1)
+
+    async def start(self, tmp_path: Path, authenticator: HelperAuthenticator) -> None:
+        port = netutil.bind_sockets(0, "127.0.0.1")
+        self.url = f"http://127.0.0.1:{port[0].getsockname()[1]}"
+        port[0].close()
+        config = Config()
+        config.JupyterHub.hub_bind_url = self.url
+        config.JupyterHub.db_url = f"sqlite:///{tmp_path / 'hub.sqlite'}"
+        config.JupyterHub.cookie_secret_file = str(tmp_path / "cookie_secret")
+        config.JupyterHub.proxy_class = NoProxy
+        config.JupyterHub.authenticator_class = HelperAuthenticator
+        config.HelperAuthenticator.socket = authenticator.socket
+        self.app = JupyterHub(config=config)
+        await self.app.initialize([])
+        self.app.authenticator.auth_refresh_age = self.check_seconds
+        await self.app.start()
+
+    async def sign_in(self, browser: ClientSession, user: str) -> None:
+        """As the login page does."""
+        await browser.get(f"{self.url}/hub/login")
+        xsrf = next(cookie.value for cookie in browser.cookie_jar if cookie.key == "_xsrf")
+        form = {"username": user, "password": "12345678", "_xsrf": xsrf}
+        async with browser.post(f"{self.url}/hub/login", data=form, allow_redirects=False) as answer:
+            assert answer.status == 302, await answer.text()
+
+    def token(self, user: str, session_id: str | None = None) -> str:
+        """A token of a user, like the one that a Lab gets for a visitor with this browser session."""
+        return str(orm.APIToken.new(user=orm.User.find(self.app.db, user), session_id=session_id))
+
+    async def status(self, browser: ClientSession, token: str = "") -> int:
+        """Of the question who one is, with the browser's cookie or with a token: a Lab asks it about its visitors."""
+        headers = {"Authorization": f"token {token}"} if token else {}
+        async with browser.get(f"{self.url}/hub/api/user", headers=headers) as answer:
+            return answer.status
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[ClientSession]:
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as session:
+        yield session
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(helper, "FRESH_SECONDS", 0.0)
+    running = Hub()
+    async with helper_that(tmp_path, running.reply) as authenticator:
+        await running.start(tmp_path, authenticator)
+        yield running
+        await running.app.cleanup()
+    JupyterHub.clear_instance()
+
+
+async def test_a_disabled_account_loses_session_and_tokens_and_the_next_person_does_not(hub: Hub) -> None:
+    async with browser() as alices, browser() as bobs, browser() as nobodys:
+        await hub.sign_in(alices, "alice")
+        await hub.sign_in(bobs, "bob")
+        visitor, bobs_visitor = hub.token("alice"), hub.token("bob")
+        assert [await hub.status(alices), await hub.status(nobodys, visitor)] == [200, 200]
+        await hub.says("alice", "locked")
+        assert [await hub.status(nobodys, visitor), await hub.status(alices)] == [403, 403]
+        assert [await hub.status(bobs), await hub.status(nobodys, bobs_visitor)] == [200, 200]
+        await hub.says("alice", "ok")
+        assert [await hub.status(nobodys, visitor), await hub.status(alices)] == [403, 403]  # they do not revive
+
+
+async def test_the_token_that_a_server_holds_is_refused_and_comes_back_with_the_account(hub: Hub) -> None:
+    async with browser() as alices, browser() as nobodys:
+        await hub.sign_in(alices, "alice")
+        token = hub.token("alice")
+        user = next(iter(hub.app.users.values()))
+        user.spawners[""].token_id = orm.APIToken.find(hub.app.db, token).id
+        for word, status in (("ok", 200), ("expired", 403), ("ok", 200)):
+            await hub.says("alice", word)
+            assert await hub.status(nobodys, token) == status
+
+
+async def test_an_outage_ends_nothing(hub: Hub) -> None:
+    async with browser() as alices, browser() as nobodys:
+        await hub.sign_in(alices, "alice")
+        token = hub.token("alice")
+        await hub.says("alice", "unavailable")
+        assert [await hub.status(alices), await hub.status(nobodys, token)] == [200, 200]
+
+
+async def test_signing_out_ends_the_tokens_of_this_browser_alone(hub: Hub) -> None:
+    async with browser() as here, browser() as elsewhere, browser() as nobodys:
+        await hub.sign_in(here, "alice")
+        await hub.sign_in(elsewhere, "alice")
+        session = next(cookie.value for cookie in here.cookie_jar if cookie.key == "jupyterhub-session-id")
+        mine, own = hub.token("alice", session), hub.token("alice")
+        await here.get(f"{hub.url}/hub/logout")
+        assert [await hub.status(here), await hub.status(nobodys, mine)] == [403, 403]
+        assert [await hub.status(elsewhere), await hub.status(nobodys, own)] == [200, 200]
+
+
+async def test_the_login_page_says_how_long_to_wait(hub: Hub) -> None:
+    async with browser() as alices:
+        await alices.get(f"{hub.url}/hub/login")
+        hub.words["alice"] = "denied"
+        xsrf = next(cookie.value for cookie in alices.cookie_jar if cookie.key == "_xsrf")
+        form = {"username": "alice", "password": "12345678", "_xsrf": xsrf}
+        answers = []
+        for _ in range(6):
+            async with alices.post(f"{hub.url}/hub/login", data=form) as answer:
+                answers.append((answer.status, await answer.text()))
+    assert [status for status, _page in answers] == [403] * 5 + [429]
+    assert "Wait 1 second, then try again." in answers[5][1]
 
 
 async def ask_address(peer_is_own: bool) -> str:

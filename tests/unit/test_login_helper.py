@@ -182,6 +182,98 @@ def test_attempts_of_one_user_follow_each_other(site: Path, monkeypatch: pytest.
     assert log.read_text().split() == ["in", "out"] * 4
 
 
+def standing(user: str = "alice") -> login.Verdict:
+    """What is said about somebody who signed in earlier."""
+    return exchange({"account": user})
+
+
+def test_an_account_is_asked_about_without_a_secret_and_by_the_account_phase_alone(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = site / "seen"
+    pam_says(monkeypatch, lambda *args: (seen.write_text(repr(args)), pam.Outcome("account", pam.PAM_SUCCESS, 0))[1])
+    assert standing().result == "ok"
+    assert seen.read_text() == repr(("hpchub", "alice", None, ""))
+
+
+@pytest.mark.parametrize(
+    ("what", "result"),
+    [
+        (pam.Outcome("account", pam.PAM_AUTH_ERR), "locked"),
+        (pam.Outcome("account", pam.PAM_PERM_DENIED), "locked"),
+        (pam.Outcome("account", pam.PAM_ACCT_EXPIRED), "expired"),
+        (pam.Outcome("account", pam.PAM_USER_UNKNOWN), "denied"),
+        (pam.Outcome("account", pam.PAM_NEW_AUTHTOK_REQD), "new_pin"),
+        (pam.Outcome("account", pam.PAM_AUTHINFO_UNAVAIL), "unavailable"),
+        (pam.Outcome("account", pam.PAM_CONV_ERR, 1, "prompt"), "unavailable"),
+        (pam.Outcome("account", pam.PAM_SUCCESS, 1, "prompt"), "unavailable"),
+        (pam.Outcome("account", pam.PAM_SUCCESS, 1), "unavailable"),
+        (pam.Outcome("start", pam.PAM_SUCCESS, 0), "unavailable"),
+    ],
+)
+def test_an_account_that_is_no_longer_good_is_not_ok(
+    site: Path, monkeypatch: pytest.MonkeyPatch, what: pam.Outcome, result: str
+) -> None:
+    pam_says(monkeypatch, lambda *_args: what)
+    assert standing().result == result
+
+
+@pytest.mark.parametrize("user", ["root", "daemon", "bob", "nobody-here", "../alice", "", "a\0b"])
+def test_an_account_that_is_no_enrolled_person_is_denied_before_pam_is_asked(
+    site: Path, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    pam_says(monkeypatch, lambda *_args: (site / "asked").touch() or pam.Outcome("account", pam.PAM_SUCCESS, 0))
+    assert standing(user).result == "denied"
+    assert not (site / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    "request_", [{"account": "alice", "password": "x"}, {"account": 1}, {"account": ["alice"]}, {"account": None}]
+)
+def test_a_question_about_an_account_has_no_other_form(
+    site: Path, monkeypatch: pytest.MonkeyPatch, request_: dict[str, object]
+) -> None:
+    pam_says(monkeypatch, lambda *_args: GOOD)
+    assert exchange(request_).result == "denied"
+
+
+def test_a_directory_that_is_down_makes_nobody_a_deleted_user(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> None:
+        raise KeyError(name)
+
+    pam_says(monkeypatch, lambda *_args: GOOD)
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: ME if name == ME.pw_name else nothing(name))
+    monkeypatch.setattr(grp, "getgrnam", nothing)
+    assert standing().result == "unavailable"
+
+
+def test_an_account_is_asked_about_while_an_attempt_of_its_user_hangs(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(_service: str, _user: str, secret: bytearray | None, _rhost: str) -> pam.Outcome:
+        if secret is not None:
+            (site / "hanging").touch()
+            time.sleep(2)
+        return pam.Outcome("account", pam.PAM_SUCCESS, 0)
+
+    pam_says(monkeypatch, check)
+    hanging = threading.Thread(target=attempt)
+    hanging.start()
+    while not (site / "hanging").exists():
+        time.sleep(0.01)
+    started = time.monotonic()
+    assert standing().result == "ok"
+    assert time.monotonic() - started < 1
+    hanging.join()
+
+
+def test_the_journal_has_a_line_for_an_account_only_when_it_is_refused() -> None:
+    question = login.Request("alice", None, "")
+    assert login.audit_line(login.Verdict("ok", "account pam=0"), question) == ""
+    line = login.audit_line(login.Verdict("locked", "account pam=7"), question)
+    assert line == 'account result=locked user="alice" rhost="" reason="account pam=7"\n'
+
+
 def outcome(stage: str, code: int, asked: int = 1, refused: str = "") -> pam.Outcome:
     return pam.Outcome(stage, code, asked, refused)
 
@@ -226,7 +318,9 @@ def test_nothing_is_ok_but_success_of_the_account_phase_after_one_answered_promp
 
 @given(user=st.text(max_size=300), rhost=st.text(max_size=300), reason=st.text(max_size=900))
 def test_an_audit_line_is_one_bounded_line_of_plain_characters(user: str, rhost: str, reason: str) -> None:
-    line = login.audit_line(login.Verdict("denied", reason), user, rhost)
+    line = login.audit_line(login.Verdict("denied", reason), login.Request(user, bytearray(), rhost))
+    assert line.endswith("\n")
+    line = line.removesuffix("\n")
     assert line.isascii()
     assert line.isprintable()
     assert len(line) < 600
@@ -251,14 +345,15 @@ def test_the_answer_names_a_user_only_with_ok_and_the_journal_never_has_the_secr
         assert "very-secret" not in audit
 
 
-def converse(styles: list[int], secret: bytes = b"s3cret") -> tuple[int, pam.Outcome, list[bytes | None]]:
+def converse(styles: list[int], secret: bytes | None = b"s3cret") -> tuple[int, pam.Outcome, list[bytes | None]]:
     """One round of prompts through the C structures, as a PAM module makes it."""
     found = pam.Outcome()
     messages = [pam._Message(style, b"text") for style in styles]
     pointers = (ctypes.POINTER(pam._Message) * len(styles))(*[ctypes.pointer(message) for message in messages])
     responses = ctypes.POINTER(pam._Response)()
     start = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(pam._Message)))
-    code = pam._converse(pam._Libc(), found, bytearray(secret), len(styles), start, ctypes.pointer(responses))
+    given_secret = None if secret is None else bytearray(secret)
+    code = pam._converse(pam._Libc(), found, given_secret, len(styles), start, ctypes.pointer(responses))
     answers: list[bytes | None] = []
     if code == pam.PAM_SUCCESS:
         answers = [ctypes.string_at(responses[i].answer) if responses[i].answer else None for i in range(len(styles))]
@@ -281,6 +376,14 @@ def test_the_one_hidden_prompt_gets_the_secret_and_texts_are_kept() -> None:
 def test_any_other_round_of_prompts_gets_nothing(styles: list[int], refused: str) -> None:
     code, found, answers = converse(styles)
     assert (code, found.refused, answers) == (pam.PAM_CONV_ERR, refused, [])
+
+
+def test_without_a_secret_texts_are_kept_and_every_prompt_is_refused() -> None:
+    code, found, _answers = converse([INFO, ERROR], None)
+    assert (code, found.asked, found.messages) == (pam.PAM_SUCCESS, 0, ["text", "text"])
+    for styles in ([OFF], [ON], [INFO, OFF]):
+        code, found, answers = converse(styles, None)
+        assert (code, bool(found.refused), answers) == (pam.PAM_CONV_ERR, True, [])
 
 
 def test_a_secret_is_wiped_in_place() -> None:

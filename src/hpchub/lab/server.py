@@ -31,6 +31,7 @@ def defaults(home: str, token: str) -> Config:
     """What every Lab of the hub has; site files in <shared prefix>/etc/jupyter come on top."""
     config = Config()
     config.HubAuth.api_token = token
+    config.HubAuth.cache_max_age = 60  # how long a visitor whom the hub no longer knows still comes in
     config.ServerApp.root_dir = "/"
     config.ServerApp.terminals_enabled = True
     config.FileContentsManager.preferred_dir = home

@@ -5,16 +5,36 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import math
 import socket
-from typing import TypedDict
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
+from jupyterhub import orm  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.auth import Authenticator  # type: ignore[import-untyped]  # upstream has no types
+from sqlalchemy.orm import object_session
 from tornado import web
 from tornado.http1connection import HTTP1Connection
-from traitlets import Integer, Unicode, default
+from traitlets import Dict, Instance, Integer, Unicode, default
+
+from hpchub.login.throttle import Throttle, TooManyFailures
 
 MAX_SECRET_BYTES = 511  # what PAM can carry
+MAX_NAME_BYTES = 256  # LOGIN_NAME_MAX
 MAX_ANSWER_BYTES = 4096
+CHECK_SECONDS = 180
+"""How old the helper's word about an account may be. With the 60 s for which a Lab remembers the hub's word about a
+visitor, a disabled account is out within four minutes, and a slow helper has the fifth."""
+FRESH_SECONDS = 10.0
+"""The requests of one page ask once, and so does a refused page that asks again and again."""
+ACCOUNT_SECONDS = 10.0
+"""How long a page waits for the helper's word about an account, which needs nobody's thumb on a phone."""
+GRACE_SECONDS = 30 * 60.0
+"""How long a session goes on while nobody can say whether its account is good."""
+ENDED = ("denied", "locked", "expired")
+"""Answers after which every session and token of the account is gone for good."""
 
 DENIED = (
     "Sign-in refused. Check user name and secret. Each code works once: wait for the next one before you try again."
@@ -32,38 +52,75 @@ NOTICES: dict[str, tuple[int, str]] = {
         "Sign-in is unavailable at the moment. Your account is not affected. Try again in a few minutes.",
     ),
 }
-
-
-class Answer(TypedDict):
-    """What the helper says: ok, denied, locked, expired, new_pin or unavailable, and the user if ok."""
-
-    result: str
-    user: str
+THROTTLED = (
+    "Too many failed attempts to sign in. Wait {}, then try again. "
+    "Your account is not locked, and signing in by SSH is not affected."
+)
 
 
 class LoginRefused(web.HTTPError):
     """A refusal; JupyterHub's login page shows `jupyterhub_message` above the form, the log has `result`."""
 
-    def __init__(self, result: str, support_contact: str) -> None:
-        """`result` is a key of NOTICES; the contact is named where trying again cannot help."""
-        status, notice = NOTICES[result]
+    def __init__(self, result: str, status: int, message: str) -> None:
+        """`result` is one word for the log, `message` what the person reads."""
         super().__init__(status, "login %s", result)
-        contact = support_contact if result != "denied" else ""
-        self.jupyterhub_message = f"{notice} Questions: {contact}" if contact else notice
+        self.jupyterhub_message = message
+
+
+def in_words(seconds: float) -> str:
+    """A time to wait, rounded up."""
+    number, unit = (math.ceil(seconds), "second") if seconds <= 60 else (math.ceil(seconds / 60), "minute")
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
+@dataclass
+class Standing:
+    """What the helper said last about an account; seconds of the clock."""
+
+    good_at: float
+    asked_at: float = -math.inf
+    result: str = "ok"
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class HubUser(Protocol):
+    """What is used of JupyterHub's users."""
+
+    name: str
+    orm_user: orm.User
+    spawners: Mapping[str, object]
 
 
 class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no types
-    """Passes user name, secret and client address to the login helper and tells the person what came of it."""
+    """Passes user name, secret and client address to the login helper and tells the person what came of it.
+
+    It asks the helper again about everybody who is signed in, every CHECK_SECONDS and before a server starts.
+    """
 
     socket = Unicode("/run/hpchub-login.sock", config=True, help="Path of the login helper's socket.")
     label = Unicode("PIN followed by token code", config=True, help="What the login page calls the secret.")
     banner = Unicode("", config=True, help="Text that stands above the login form.")
     support_contact = Unicode("", config=True, help="Whom to ask, shown with a refusal that trying again cannot mend.")
     timeout_seconds = Integer(75, min=1, config=True, help="How long the helper may take; above its own time limit.")
+    throttle = Instance(Throttle, args=())
+    _standings: Dict[str, Standing] = Dict()
+    _clock: Callable[[], float] = staticmethod(time.monotonic)
 
     @default("allow_all")
     def _allow_all(self) -> bool:
         return True  # who may sign in is decided by the helper, which knows the enrolled group
+
+    @default("auth_refresh_age")
+    def _auth_refresh_age(self) -> int:
+        return CHECK_SECONDS
+
+    @default("auth_refresh_strict")
+    def _auth_refresh_strict(self) -> bool:
+        return True  # or a disabled account's tokens, the ones of its Labs' visitors too, would stay good
+
+    @default("refresh_pre_spawn")
+    def _refresh_pre_spawn(self) -> bool:
+        return True
 
     def normalize_username(self, username: str) -> str:
         """Lower case and nothing else, so that the name that PAM checked is the name that gets in."""
@@ -73,22 +130,62 @@ class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has 
         """Give the user name if the helper says so; every refusal is an HTTPError that the login page shows."""
         user = self.normalize_username(data.get("username", ""))
         secret = data.get("password", "")
-        if not user or not secret or len(secret.encode()) > MAX_SECRET_BYTES:
+        sizes = ((user, MAX_NAME_BYTES), (secret, MAX_SECRET_BYTES))
+        if any(not 0 < len(text.encode()) <= longest for text, longest in sizes):
             raise self._refusal("denied", user)
-        answer = await self._ask(user, secret, client_address(handler))
-        if answer["result"] == "ok" and answer["user"] == user:
-            return user
-        raise self._refusal(answer["result"] if answer["result"] in NOTICES else "unavailable", user)
+        address = client_address(handler)
+        try:
+            with self.throttle.attempt(user, address) as attempt:
+                message = {"user": user, "password": secret, "rhost": address}
+                result = await self._ask(user, message, self.timeout_seconds)
+                if result == "ok":
+                    attempt.outcome = "passed"
+                    self._standings[user] = Standing(self._clock())
+                    return user
+                attempt.outcome = "unknown" if result == "unavailable" else "failed"
+        except TooManyFailures as error:
+            self.log.warning("Throttled login for %r from %s: not before %.0f s", user[:32], address, error.seconds)
+            raise LoginRefused("throttled", 429, THROTTLED.format(in_words(error.seconds))) from None
+        raise self._refusal(result, user)
 
     def _refusal(self, result: str, user: str) -> LoginRefused:
         self.log.warning("Failed login for %r: %s", user[:32], result)
-        return LoginRefused(result, self.support_contact)
+        status, notice = NOTICES[result]
+        contact = self.support_contact if result != "denied" else ""  # trying again can help
+        return LoginRefused(result, status, f"{notice} Questions: {contact}" if contact else notice)
 
-    async def _ask(self, user: str, secret: str, rhost: str) -> Answer:
-        """One request to the helper, one process there. Whatever goes wrong is "unavailable"."""
-        request = json.dumps({"user": user, "password": secret, "rhost": rhost}).encode() + b"\n"
+    async def refresh_user(self, user: HubUser, handler: web.RequestHandler | None = None) -> bool:
+        """Whether somebody who signed in earlier still may. JupyterHub refuses cookie and tokens if not."""
+        standing = self._standings.setdefault(user.name, Standing(self._clock()))
+        async with standing.asking:
+            if self._clock() - standing.asked_at > FRESH_SECONDS:
+                await self._check(user, standing)
+        if standing.result == "unavailable":
+            return self._clock() - standing.good_at <= GRACE_SECONDS
+        return standing.result == "ok"
+
+    async def _check(self, user: HubUser, standing: Standing) -> None:
+        """Ask the helper; a change is logged, and an account that is refused loses what it holds."""
+        result = await self._ask(user.name, {"account": user.name}, ACCOUNT_SECONDS)
+        now = standing.asked_at = self._clock()
+        if result == "ok":
+            standing.good_at = now
+        if result != standing.result:
+            minutes = (standing.good_at + GRACE_SECONDS - now) / 60
+            grace = f"; the session goes on for {max(minutes, 0):.0f} minutes" if result == "unavailable" else ""
+            self.log.warning("The account of %r is %s, it was %s%s", user.name, result, standing.result, grace)
+        standing.result = result
+        if result in ENDED:
+            end_sessions(user)
+
+    async def _ask(self, user: str, message: dict[str, str], seconds: float) -> str:
+        """One request about `user` to the helper, one process there: "ok" or a key of NOTICES.
+
+        Whatever goes wrong, or takes longer than `seconds`, is "unavailable".
+        """
+        request = json.dumps(message).encode() + b"\n"
         try:
-            async with asyncio.timeout(self.timeout_seconds):
+            async with asyncio.timeout(seconds):
                 reader, writer = await asyncio.open_unix_connection(self.socket, limit=MAX_ANSWER_BYTES)
                 try:
                     writer.write(request)
@@ -96,10 +193,29 @@ class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has 
                     answer = json.loads(await reader.readline())
                 finally:
                     writer.close()
-            return Answer(result=str(answer["result"]), user=str(answer["user"]))
+            result, about = str(answer["result"]), answer["user"]
         except (OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
             self.log.error("Login helper %s: %s %s", self.socket, type(error).__name__, error)
-            return Answer(result="unavailable", user="")
+            return "unavailable"
+        if result == "ok" and about == user:
+            return "ok"
+        return result if result in NOTICES else "unavailable"
+
+
+def end_sessions(user: HubUser) -> None:
+    """Make the login cookies and tokens of a user worthless, so that none of them revives with the account.
+
+    The tokens that the user's servers hold stay: with the account they are refused, and good again when it is good.
+    """
+    servers = {getattr(spawner, "token_id", 0) for spawner in user.spawners.values()}
+    session = object_session(user.orm_user)
+    if session is None:
+        return
+    user.orm_user.cookie_id = orm.new_token()
+    for record in (*user.orm_user.api_tokens, *user.orm_user.oauth_codes):
+        if not isinstance(record, orm.APIToken) or record.id not in servers:
+            session.delete(record)
+    session.commit()
 
 
 def client_address(handler: web.RequestHandler) -> str:

@@ -3,6 +3,8 @@
 fd 0 is the accepted connection of hpchub-login.socket. One JSON line comes in, {"user", "password", "rhost"}; one goes
 out, {"result", "user"} with result ok, denied, locked, expired, new_pin or unavailable. Whatever is not understood is a
 refusal; the only way to "ok" is PAM's own success after it asked for the secret exactly once.
+
+{"account"} asks whether somebody who signed in earlier still may: the same checks, of PAM the account phase alone.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ _AUTHENTICATE = {
 }
 _ACCOUNT = {
     pam.PAM_SUCCESS: "ok",
+    pam.PAM_AUTH_ERR: "locked",  # what pam_deny says at the end of Debian's stack, whatever was wrong before it
     pam.PAM_PERM_DENIED: "locked",
     pam.PAM_USER_UNKNOWN: "denied",
     pam.PAM_NEW_AUTHTOK_REQD: "new_pin",
@@ -68,11 +71,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Request:
-    """One attempt as it came in; `password` is wiped after use."""
+    """One attempt as it came in; `password` is wiped after use, and None where only the account is asked about."""
 
     user: str
-    password: bytearray
+    password: bytearray | None
     rhost: str
+
+
+NO_REQUEST = Request("", bytearray(), "")
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,29 @@ def read_config(path: Path) -> Config:
 def parse_request(line: bytes) -> Request:
     """Read the request line. Raises ValueError for all that is not exactly the protocol."""
     data = json.loads(line)
-    if not isinstance(data, dict) or data.keys() != {"user", "password", "rhost"}:
-        raise ValueError("request is not an object of user, password and rhost")
+    if not isinstance(data, dict) or data.keys() not in ({"user", "password", "rhost"}, {"account"}):
+        raise ValueError("request is not an object of user, password and rhost, or of account")
     if any(type(value) is not str or "\0" in value for value in data.values()):
         raise ValueError("a field is not text, or holds a NUL")
+    if "account" in data:
+        return Request(data["account"], None, "")
     if data["rhost"]:
         ipaddress.ip_address(data["rhost"])
     return Request(data["user"], bytearray(data["password"].encode()), data["rhost"])
 
 
-def refused_before_pam(config: Config, user: str, secret_bytes: int) -> str:
-    """Why PAM is not even asked about this user ("" if it is)."""
+def refused_before_pam(config: Config, request: Request) -> str:
+    """Why PAM is not even asked about this user ("" if it is).
+
+    Raises KeyError without the enrolled group: it comes first, because a directory that is down has no users either,
+    and nobody shall be taken for deleted then.
+    """
+    user = request.user
     if not re.fullmatch(config.username_pattern, user):
         return "name outside the pattern"
-    if not 0 < secret_bytes <= pam.MAX_SECRET_BYTES:
+    if request.password is not None and not 0 < len(request.password) <= pam.MAX_SECRET_BYTES:
         return "secret empty or too long"
+    enrolled = grp.getgrnam(config.users_group).gr_gid
     try:
         account = pwd.getpwnam(user)
     except KeyError:
@@ -125,13 +139,16 @@ def refused_before_pam(config: Config, user: str, secret_bytes: int) -> str:
         return "name is an alias"
     if account.pw_uid < max(config.uid_min, 1):
         return "system account"
-    if grp.getgrnam(config.users_group).gr_gid not in os.getgrouplist(user, account.pw_gid):
+    if enrolled not in os.getgrouplist(user, account.pw_gid):
         return "not enrolled"
     return ""
 
 
-def judge(outcome: pam.Outcome) -> Verdict:
-    """What a finished PAM conversation means. Anything not foreseen is "unavailable"."""
+def judge(outcome: pam.Outcome, prompts: int = 1) -> Verdict:
+    """What a finished PAM conversation means. Anything not foreseen is "unavailable".
+
+    `prompts` is how often a success must have asked for the secret: 0 if there was none to give.
+    """
     reason = f"{outcome.stage} pam={outcome.code}"
     if outcome.refused == "second prompt":
         return Verdict("new_pin", f"{reason}, second prompt")
@@ -143,22 +160,23 @@ def judge(outcome: pam.Outcome) -> Verdict:
         result = _ACCOUNT.get(outcome.code, "unavailable")
     else:
         result = "unavailable"
-    if result == "ok" and outcome.asked != 1:
-        return Verdict("unavailable", f"{reason}, success without asking for the secret")
+    if result == "ok" and outcome.asked != prompts:
+        return Verdict("unavailable", f"{reason}, success after {outcome.asked} prompts for the secret")
     return Verdict(result, " ".join([reason, *outcome.messages]))
 
 
 def attempt(config: Config, request: Request) -> Verdict:
     """Judge one request. Attempts of one user follow each other, so that one code cannot be used twice at once."""
-    reason = refused_before_pam(config, request.user, len(request.password))
+    reason = refused_before_pam(config, request)
     if reason:
         return Verdict("denied", reason)
-    lock = os.open(
-        LOCKS / f"uid-{pwd.getpwnam(request.user).pw_uid}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    if request.password is not None:  # an account is asked about without waiting for an attempt that hangs
+        name = LOCKS / f"uid-{pwd.getpwnam(request.user).pw_uid}"
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     (PAM_SERVICES / config.service).stat()  # without the file PAM would take the service "other", whatever it allows
-    return judge(pam.check(config.service, request.user, request.password, request.rhost))
+    outcome = pam.check(config.service, request.user, request.password, request.rhost)
+    return judge(outcome, prompts=0 if request.password is None else 1)
 
 
 def attempt_in_child(config: Config, request: Request, deadline: float) -> Verdict:
@@ -179,7 +197,8 @@ def attempt_in_child(config: Config, request: Request, deadline: float) -> Verdi
             os.write(write_end, json.dumps(["unavailable", f"{type(error).__name__}: {error}"[:400]]).encode())
         os._exit(0)
     os.close(write_end)
-    pam.wipe(request.password)
+    if request.password is not None:
+        pam.wipe(request.password)
     try:
         ready, _, _ = select.select([read_end], [], [], max(deadline - time.monotonic(), 0))
         answer = os.read(read_end, 65536) if ready else None
@@ -194,15 +213,20 @@ def attempt_in_child(config: Config, request: Request, deadline: float) -> Verdi
     return Verdict(result if result in RESULTS else "unavailable", reason)
 
 
-def audit_line(verdict: Verdict, user: str, rhost: str) -> str:
-    """One line for the journal: no control characters, bounded, and never the secret."""
+def audit_line(verdict: Verdict, request: Request) -> str:
+    """One line for the journal: no control characters, bounded, and never the secret.
+
+    "" for an account that is still good: it is asked about every few minutes, and nothing has happened.
+    """
+    if request.password is None and verdict.result == "ok":
+        return ""
 
     def clean(text: str, limit: int) -> str:
         return "".join(c if c.isascii() and c.isprintable() and c != '"' else "?" for c in text[:limit])
 
     return (
-        f'login result={verdict.result} user="{clean(user, 32)}" rhost="{clean(rhost, 45)}" '
-        f'reason="{clean(verdict.reason, 400)}"'
+        f"{'account' if request.password is None else 'login'} result={verdict.result} "
+        f'user="{clean(request.user, 32)}" rhost="{clean(request.rhost, 45)}" reason="{clean(verdict.reason, 400)}"\n'
     )
 
 
@@ -225,35 +249,35 @@ def read_line(connection: socket.socket) -> bytes:
     return received
 
 
-def serve(connection: socket.socket) -> tuple[Verdict, str, str]:
-    """Answer the one request of a connection; gives the verdict, and the user name and address it is about."""
+def serve(connection: socket.socket) -> tuple[Verdict, Request]:
+    """Judge the one request of a connection; gives the verdict, and the request, its password wiped."""
     config = read_config(CONFIG)
     signal.alarm(config.timeout_seconds + 2 * READ_SECONDS)
     started = time.monotonic()
     if peer_uid(connection) != pwd.getpwnam(config.hub_user).pw_uid:
-        return Verdict("unavailable", f"connection from uid {peer_uid(connection)} refused"), "", ""
+        return Verdict("unavailable", f"connection from uid {peer_uid(connection)} refused"), NO_REQUEST
     try:
         request = parse_request(read_line(connection))
     except (ValueError, TypeError, OSError, RecursionError) as error:
-        return Verdict("denied", f"malformed request: {type(error).__name__}"), "", ""
+        return Verdict("denied", f"malformed request: {type(error).__name__}"), NO_REQUEST
     verdict = attempt_in_child(config, request, started + config.timeout_seconds)
     if verdict.result != "ok":
         time.sleep(max(started + REFUSAL_SECONDS - time.monotonic(), 0))
-    return verdict, request.user, request.rhost
+    return verdict, request
 
 
 def main() -> int:
     """Entry point: connection on fd 0, audit on stderr, exit status 0 whenever an answer was found."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = socket.socket(fileno=os.dup(0))
-    user = rhost = ""
+    request = NO_REQUEST
     try:
-        verdict, user, rhost = serve(connection)
+        verdict, request = serve(connection)
     except Exception as error:
         verdict = Verdict("unavailable", f"{type(error).__name__}: {error}")
-    sys.stderr.write(audit_line(verdict, user, rhost) + "\n")
+    sys.stderr.write(audit_line(verdict, request))
     sys.stderr.flush()
-    echoed = user if verdict.result == "ok" else ""
+    echoed = request.user if verdict.result == "ok" else ""
     try:
         connection.settimeout(READ_SECONDS)
         connection.sendall(json.dumps({"result": verdict.result, "user": echoed}).encode() + b"\n")

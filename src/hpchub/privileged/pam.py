@@ -1,4 +1,4 @@
-"""One PAM conversation: one secret for one echo-off prompt, then the account check.
+"""One PAM conversation: one secret for one echo-off prompt, then the account check; or the account check alone.
 
 Constants and structures are those of Linux-PAM's <security/_pam_types.h> and <security/pam_appl.h>.
 """
@@ -90,9 +90,12 @@ class _Libc:
 
 
 def _converse(
-    libc: _Libc, outcome: Outcome, secret: bytearray, count: int, messages: _Messages, responses: _Responses
+    libc: _Libc, outcome: Outcome, secret: bytearray | None, count: int, messages: _Messages, responses: _Responses
 ) -> int:
-    """Answer one round of prompts; nothing is handed over unless the whole round is acceptable."""
+    """Answer one round of prompts; nothing is handed over unless the whole round is acceptable.
+
+    Without a secret every prompt is refused.
+    """
     wants_secret = -1
     for index in range(count):
         message = messages[index].contents
@@ -104,8 +107,8 @@ def _converse(
             outcome.refused = outcome.refused or "echo-on prompt"
             return PAM_CONV_ERR
         outcome.asked += 1
-        if outcome.asked > 1:
-            outcome.refused = outcome.refused or "second prompt"
+        if outcome.asked > 1 or secret is None:
+            outcome.refused = outcome.refused or ("second prompt" if secret is not None else "prompt")
             return PAM_CONV_ERR
         wants_secret = index
     if count < 1:
@@ -114,7 +117,7 @@ def _converse(
     if not array:
         return PAM_BUF_ERR
     answers = ctypes.cast(array, ctypes.POINTER(_Response))
-    if wants_secret >= 0:
+    if wants_secret >= 0 and secret is not None:
         answer = libc.calloc(len(secret) + 1, 1)
         if not answer:
             libc.free(array)
@@ -160,10 +163,11 @@ def _user(library: ctypes.CDLL, handle: ctypes.c_void_p) -> bytes | None:
     return name.value
 
 
-def check(service: str, user: str, secret: bytearray, rhost: str) -> Outcome:
+def check(service: str, user: str, secret: bytearray | None, rhost: str) -> Outcome:
     """Run authenticate and account of one PAM service for one user; wipes `secret` before it returns.
 
-    `secret` has 1 to MAX_SECRET_BYTES bytes without NUL. `rhost` is the client's address, "" if not known.
+    `secret` has 1 to MAX_SECRET_BYTES bytes without NUL; with None only account is run, and no prompt is answered.
+    `rhost` is the client's address, "" if not known.
     Success is `stage == "account" and code == PAM_SUCCESS`; the caller judges `asked` and `refused` besides.
     """
     outcome = Outcome()
@@ -180,7 +184,7 @@ def check(service: str, user: str, secret: bytearray, rhost: str) -> Outcome:
     conversation = _Conversation(_CONVERSE(converse), None)
     handle, outcome.code = _start(library, conversation, service, user, rhost)
     try:
-        if outcome.code == PAM_SUCCESS:
+        if outcome.code == PAM_SUCCESS and secret is not None:
             outcome.stage = "authenticate"
             outcome.code = library.pam_authenticate(handle, _DISALLOW_NULL_AUTHTOK)
         if outcome.code == PAM_SUCCESS:
@@ -192,4 +196,5 @@ def check(service: str, user: str, secret: bytearray, rhost: str) -> Outcome:
     finally:
         if handle:
             library.pam_end(handle, outcome.code)
-        wipe(secret)
+        if secret is not None:
+            wipe(secret)
