@@ -17,6 +17,8 @@ from jupyter_server.serverapp import ServerApp
 from jupyterhub.singleuser.extension import JupyterHubSingleUser  # type: ignore[import-untyped]  # upstream has no types
 from traitlets.config import Config
 
+from hpchub.lab.visitors import Visitors
+
 
 def bind(host: str) -> socket.socket:
     """Bind a free TCP port. Without SO_REUSEADDR nobody else can take it before the server listens on it."""
@@ -96,6 +98,11 @@ class Lab(JupyterHubSingleUser):  # type: ignore[misc]  # upstream has no types
         """The server, with our defaults below the site's files."""
         app: ServerApp = super().make_serverapp(config=cls.lab_config, **kwargs)
         return app
+
+    def load_config_file(self) -> None:
+        """As the hub's extension says, with our identity provider in place of its own."""
+        super().load_config_file()
+        self.serverapp.update_config(Config({"ServerApp": {"identity_provider_class": Visitors}}))
 
 
 def _jupyter_server_extension_points() -> list[dict[str, object]]:
