@@ -9,6 +9,8 @@ SUITE ?= trixie
 HOST ?= login1
 INVENTORY ?= inventories/demo
 export CLUSTER SUITE
+# As it was typed: make would read its dollar signs.
+export HPCHUB_CMD := $(value CMD)
 export PATH := $(CURDIR)/molecule/bin:$(CURDIR)/.venv/bin:$(PATH)
 
 VENV := .venv/.$(shell sha256sum files/locks/controller.txt | cut -c1-12)
@@ -29,7 +31,7 @@ password:        ## PIN and current one-time code of a demo user: make -s passwo
 
 shell:           ## A root shell on a test host: make shell HOST=login1 [CMD='systemctl status hpchub']
 ifdef CMD
-	@podman exec "hpchub-$(CLUSTER)-$(HOST)" bash -lc '$(subst ','\'',$(CMD))'
+	@podman exec "hpchub-$(CLUSTER)-$(HOST)" bash -lc "$$HPCHUB_CMD"
 else
 	@podman exec -it "hpchub-$(CLUSTER)-$(HOST)" bash -l
 endif
