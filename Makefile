@@ -20,8 +20,7 @@ help:            ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: host venv  ## A working hub on a Slurm cluster in containers; prints the URL and how to sign in (SUITE=bookworm for Debian 12)
-	@CLUSTER=demo $(MOLECULE) converge -s demo
-	@CLUSTER=demo molecule/bin/demo-card
+	@ANSIBLE_FORCE_COLOR=0 molecule/bin/demo
 
 demo-down:       ## Remove every trace of the demo from this machine
 	@CLUSTER=demo tools/host down
