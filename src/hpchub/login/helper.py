@@ -14,12 +14,16 @@ from typing import Protocol
 
 from jupyterhub import orm  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.auth import Authenticator  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.handlers.base import BaseHandler  # type: ignore[import-untyped]  # upstream has no types
 from sqlalchemy.orm import object_session
 from tornado import web
 from tornado.http1connection import HTTP1Connection
 from traitlets import Dict, Instance, Integer, Unicode, default
 
 from hpchub.login.throttle import Throttle, TooManyFailures
+
+# JupyterHub 6.1.1 reads this of every request when an account is refused, but sets it for those with a token alone.
+BaseHandler._token_authenticated = False
 
 MAX_SECRET_BYTES = 511  # what PAM can carry
 MAX_NAME_BYTES = 256  # LOGIN_NAME_MAX
