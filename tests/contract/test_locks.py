@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ ADDRESSES = [
     "security.debian" + ".org",
     "nodesource" + ".com",
 ]
-MACHINE_PATHS = [f"{ROOT.parent}/", sys.prefix] if len(ROOT.parts) > 2 else [f"{ROOT}/"]
+MACHINE_PATHS = [f"{ROOT / part}/" for part in (".venv", "build", "src", "tests")]
 
 
 def requirements(lock: Path) -> list[str]:
