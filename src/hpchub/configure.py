@@ -20,6 +20,8 @@ from hpchub.spawner import HpcSpawner, Refused
 CULLER = "hpchub-culler"
 NAMED_SERVERS = 4
 NODE_POLL_SECONDS = 30
+ROUTES_SECONDS = 30
+"""How soon a proxy that was restarted has its routes again; JupyterHub's default is five minutes."""
 
 
 class QuietRefusals(logging.Filter):
@@ -83,6 +85,7 @@ def proxy(c: Config, site: Site, token: str) -> None:
     c.JupyterHub.cleanup_proxy = False
     c.JupyterHub.cleanup_servers = False
     c.ConfigurableHTTPProxy.should_start = False
+    c.JupyterHub.last_activity_interval = ROUTES_SECONDS
     c.ConfigurableHTTPProxy.api_url = f"http+unix://{quote(site.proxy.api_socket, safe='')}"
     c.ConfigurableHTTPProxy.auth_token = token
 

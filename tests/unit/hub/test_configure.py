@@ -38,6 +38,10 @@ def test_the_hub_talks_to_a_proxy_that_is_not_its_own(config: Config) -> None:
     assert config.JupyterHub.cleanup_servers is False
 
 
+def test_a_proxy_that_was_restarted_has_its_routes_again_within_half_a_minute(config: Config) -> None:
+    assert config.JupyterHub.last_activity_interval <= 30
+
+
 def test_the_sites_values_arrive(config: Config, site_file: Path) -> None:
     assert config.JupyterHub.hub_connect_url == "http://login1:8081"
     assert config.JupyterHub.public_url == "https://hub.example.org/"
