@@ -1,6 +1,6 @@
 """A running container cluster, people who sign in to it, and what is printed when a test fails.
 
-CLUSTER is demo or test; both are the same to the tests. Screenshots stay in build/screenshots/$CLUSTER-$SUITE.
+CLUSTER is demo, test or a name of yours with a CLUSTER_PORT; all are the same to the tests. Screenshots stay in build/screenshots/$CLUSTER-$SUITE.
 """
 
 import json
@@ -19,7 +19,7 @@ from testinfra.host import Host
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = os.environ.get("CLUSTER", "demo")
-PORT = {"demo": 8443, "test": 9443}[CLUSTER]
+PORT = int(os.environ.get("CLUSTER_PORT") or {"demo": 8443}.get(CLUSTER, 9443))
 SCREENSHOTS = ROOT / "build" / "screenshots" / f"{CLUSTER}-{os.environ.get('SUITE', 'trixie')}"
 HOSTS = ("ctl", "login1", "c1", "c2")
 JOB = {"id": "%A", "user": "%u", "project": "%a", "queue": "%P", "state": "%T", "name": "%j", "node": "%N"}
