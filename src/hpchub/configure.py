@@ -92,16 +92,16 @@ def proxy(c: Config, site: Site, token: str) -> None:
 
 def sign_in(c: Config, site: Site) -> None:
     """Who comes in, and for how long. The login helper enforces the group, hence allow_all."""
-    c.JupyterHub.authenticator_class = "hpchub.login.helper.HelperAuthenticator"
+    c.JupyterHub.authenticator_class = "hpchub.login.pam.PamAuthenticator"
     c.JupyterHub.cookie_max_age_days = site.hub.session_hours / 24
     c.JupyterHub.shutdown_on_logout = False
     c.Authenticator.allow_all = True
     c.Authenticator.admin_users = set(site.hub.admins)
-    c.HelperAuthenticator.socket = site.login.socket
-    c.HelperAuthenticator.label = site.login.label
-    c.HelperAuthenticator.banner = site.login.banner
-    c.HelperAuthenticator.support_contact = site.support_contact
-    c.HelperAuthenticator.timeout_seconds = site.login.timeout_seconds
+    c.HpcAuthenticator.socket = site.login.socket
+    c.HpcAuthenticator.label = site.login.label
+    c.HpcAuthenticator.banner = site.login.banner
+    c.HpcAuthenticator.support_contact = site.support_contact
+    c.HpcAuthenticator.timeout_seconds = site.login.timeout_seconds
 
 
 def servers(c: Config, site: Site, site_file: str) -> None:

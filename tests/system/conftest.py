@@ -1,6 +1,7 @@
 """A running container cluster, people who sign in to it, and what is printed when a test fails.
 
-CLUSTER is demo, test or a name of yours with a CLUSTER_PORT; all are the same to the tests. Screenshots stay in build/screenshots/$CLUSTER-$SUITE.
+CLUSTER is demo, test or a name of yours with a CLUSTER_PORT; all are the same to the tests. Screenshots stay in
+build/screenshots/$CLUSTER-$SUITE.
 """
 
 import json

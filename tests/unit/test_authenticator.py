@@ -18,15 +18,16 @@ from tornado import httpserver, netutil, web
 from traitlets.config import Config
 
 from hpchub.lab import server
-from hpchub.login import helper
-from hpchub.login.helper import NOTICES, HelperAuthenticator, LoginRefused, client_address
+from hpchub.login import base
+from hpchub.login.base import NOTICES, HpcAuthenticator, LoginRefused, client_address
+from hpchub.login.pam import PamAuthenticator
 
 HANDLER = SimpleNamespace(request=SimpleNamespace(connection=None, remote_ip="192.0.2.7"))
 Reply = Callable[[dict[str, str]], Awaitable[bytes]]
 
 
 @asynccontextmanager
-async def helper_that(tmp_path: Path, reply: Reply) -> AsyncIterator[HelperAuthenticator]:
+async def helper_that(tmp_path: Path, reply: Reply) -> AsyncIterator[PamAuthenticator]:
     """An authenticator whose login helper answers as `reply` says."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +36,7 @@ async def helper_that(tmp_path: Path, reply: Reply) -> AsyncIterator[HelperAuthe
 
     server = await asyncio.start_unix_server(serve, tmp_path / "helper.sock")
     async with server:
-        yield HelperAuthenticator(
+        yield PamAuthenticator(
             socket=str(tmp_path / "helper.sock"), timeout_seconds=1, support_contact="help@example.org"
         )
 
@@ -47,7 +48,7 @@ def always(answer: object) -> Reply:
     return reply
 
 
-async def refusal(authenticator: HelperAuthenticator, user: str = "alice", password: str = "12345678") -> LoginRefused:
+async def refusal(authenticator: HpcAuthenticator, user: str = "alice", password: str = "12345678") -> LoginRefused:
     with pytest.raises(LoginRefused) as caught:
         await authenticator.get_authenticated_user(HANDLER, {"username": user, "password": password})
     return caught.value
@@ -103,13 +104,13 @@ async def test_a_helper_that_hangs_or_is_not_there_is_unavailable_and_the_hub_go
         assert (await refusal(authenticator)).status_code == 503
         other.cancel()
         assert ticks > 30
-    absent = HelperAuthenticator(socket=str(tmp_path / "absent.sock"))
+    absent = PamAuthenticator(socket=str(tmp_path / "absent.sock"))
     assert (await refusal(absent)).status_code == 503
 
 
 @pytest.mark.parametrize(("user", "password"), [("", "x"), ("alice", ""), ("alice", "é" * 256)])
 async def test_a_form_that_lacks_something_asks_no_helper(tmp_path: Path, user: str, password: str) -> None:
-    absent = HelperAuthenticator(socket=str(tmp_path / "absent.sock"))
+    absent = PamAuthenticator(socket=str(tmp_path / "absent.sock"))
     assert (await refusal(absent, user, password)).status_code == 403
 
 
@@ -160,7 +161,7 @@ async def test_of_a_hundred_guesses_at_once_five_reach_the_helper(tmp_path: Path
 
 
 async def test_an_outage_counts_against_nobody(tmp_path: Path) -> None:
-    absent = HelperAuthenticator(socket=str(tmp_path / "absent.sock"))
+    absent = PamAuthenticator(socket=str(tmp_path / "absent.sock"))
     assert {(await refusal(absent)).status_code for _ in range(30)} == {503}
 
 
@@ -169,7 +170,7 @@ async def test_an_outage_counts_against_nobody(tmp_path: Path) -> None:
     [(0.2, "1 second"), (59.5, "60 seconds"), (61, "2 minutes"), (900, "15 minutes")],
 )
 def test_a_wait_is_said_in_words(seconds: float, words: str) -> None:
-    assert helper.in_words(seconds) == words
+    assert base.in_words(seconds) == words
 
 
 # -- whoever signed in earlier
@@ -201,16 +202,16 @@ async def test_every_answer_but_ok_ends_a_session_and_an_outage_only_after_half_
         clock = authenticator._clock = Clock()
         for word in ("ok", "denied", "ok", "locked", "ok", "expired", "ok", "new_pin", "ok"):
             says = word
-            clock.now += helper.CHECK_SECONDS
+            clock.now += base.CHECK_SECONDS
             assert await authenticator.refresh_user(Person()) is (says == "ok")
         for word in ("unavailable", "nonsense"):
             says = word
-            clock.now += helper.GRACE_SECONDS / 2 - 1
+            clock.now += base.GRACE_SECONDS / 2 - 1
             assert await authenticator.refresh_user(Person()) is True
         clock.now += 3
         assert await authenticator.refresh_user(Person()) is False
         says = "ok"
-        clock.now += helper.FRESH_SECONDS + 1
+        clock.now += base.FRESH_SECONDS + 1
         assert await authenticator.refresh_user(Person()) is True
 
 
@@ -218,7 +219,7 @@ async def test_a_good_word_about_somebody_else_is_none(tmp_path: Path) -> None:
     async with helper_that(tmp_path, always({"result": "ok", "user": "bob"})) as authenticator:
         clock = authenticator._clock = Clock()
         assert await authenticator.refresh_user(Person()) is True  # as an outage, for a time
-        clock.now += helper.GRACE_SECONDS + 1
+        clock.now += base.GRACE_SECONDS + 1
         assert await authenticator.refresh_user(Person()) is False
 
 
@@ -237,20 +238,20 @@ async def test_the_requests_of_a_page_ask_once(tmp_path: Path) -> None:
 
 
 async def test_a_change_is_logged_with_its_reason_and_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    authenticator = HelperAuthenticator(socket=str(tmp_path / "absent.sock"))
+    authenticator = PamAuthenticator(socket=str(tmp_path / "absent.sock"))
     authenticator.log.propagate = True
     clock = authenticator._clock = Clock()
     for _ in range(3):
         await authenticator.refresh_user(Person())
-        clock.now += helper.CHECK_SECONDS
+        clock.now += base.CHECK_SECONDS
     changes = [line for line in caplog.messages if line.startswith("The account of")]
     assert changes == ["The account of 'alice' is unavailable, it was ok; the session goes on for 30 minutes"]
 
 
 def test_a_disabled_account_is_out_of_the_hub_and_its_labs_within_five_minutes() -> None:
     lab_remembers = server.defaults("/home/alice", "token").HubAuth.cache_max_age
-    authenticator = HelperAuthenticator()
-    assert 0 < authenticator.auth_refresh_age + lab_remembers + helper.ACCOUNT_SECONDS <= 300
+    authenticator = PamAuthenticator()
+    assert 0 < authenticator.auth_refresh_age + lab_remembers + base.ACCOUNT_SECONDS <= 300
     assert authenticator.auth_refresh_strict  # for tokens, the ones of Labs' visitors too
     assert authenticator.refresh_pre_spawn
 
@@ -291,7 +292,7 @@ class Hub:
         self.words[user] = word
         await asyncio.sleep(self.check_seconds + 0.1)
 
-    async def start(self, tmp_path: Path, authenticator: HelperAuthenticator) -> None:
+    async def start(self, tmp_path: Path, authenticator: HpcAuthenticator) -> None:
         port = netutil.bind_sockets(0, "127.0.0.1")
         self.url = f"http://127.0.0.1:{port[0].getsockname()[1]}"
         port[0].close()
@@ -300,8 +301,8 @@ class Hub:
         config.JupyterHub.db_url = f"sqlite:///{tmp_path / 'hub.sqlite'}"
         config.JupyterHub.cookie_secret_file = str(tmp_path / "cookie_secret")
         config.JupyterHub.proxy_class = NoProxy
-        config.JupyterHub.authenticator_class = HelperAuthenticator
-        config.HelperAuthenticator.socket = authenticator.socket
+        config.JupyterHub.authenticator_class = PamAuthenticator
+        config.PamAuthenticator.socket = authenticator.socket
         self.app = JupyterHub(config=config)
         await self.app.initialize([])
         self.app.authenticator.auth_refresh_age = self.check_seconds
@@ -335,7 +336,7 @@ async def browser() -> AsyncIterator[ClientSession]:
 @pytest.fixture
 async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(helper, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(base, "FRESH_SECONDS", 0.0)
     running = Hub()
     async with helper_that(tmp_path, running.reply) as authenticator:
         await running.start(tmp_path, authenticator)
@@ -433,7 +434,7 @@ def test_the_login_page_names_the_secret_as_the_site_does_and_browsers_do_not_of
         "{% block login_container %}<form>{% block password_input %}{% endblock %}</form>{% endblock %}"
         "{% block script %}{% endblock %}"
     )
-    own = Path(helper.__file__).parent / "templates"
+    own = Path(base.__file__).parent / "templates"
     pages = Environment(
         loader=ChoiceLoader([FileSystemLoader(own), DictLoader({"templates/login.html": stock})]), autoescape=True
     )

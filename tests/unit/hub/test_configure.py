@@ -48,7 +48,7 @@ def test_the_sites_values_arrive(config: Config, site_file: Path) -> None:
     assert config.JupyterHub.cookie_max_age_days == 0.5
     assert config.JupyterHub.spawner_class is HpcSpawner
     assert config.HpcSpawner.site_file == str(site_file)
-    assert config.HelperAuthenticator.socket == "/run/hpchub-login.sock"
+    assert config.HpcAuthenticator.socket == "/run/hpchub-login.sock"
 
 
 def test_the_culler_has_the_least_role_and_only_if_it_is_wanted(site: Site, config: Config, site_file: Path) -> None:

@@ -1,4 +1,8 @@
-"""Sign in through the root login helper behind its unix socket."""
+"""What all ways to sign in have in common: the throttle, what the person reads, and who may stay.
+
+How a secret is verified is the part that differs: see `pam` and `ldap`. Whether the account is good on this host is
+always the word of the root login helper behind its unix socket.
+"""
 
 from __future__ import annotations
 
@@ -95,10 +99,10 @@ class HubUser(Protocol):
     spawners: Mapping[str, object]
 
 
-class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no types
-    """Passes user name, secret and client address to the login helper and tells the person what came of it.
+class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no types
+    """Has user name and secret verified, and tells the person what came of it.
 
-    It asks the helper again about everybody who is signed in, every CHECK_SECONDS and before a server starts.
+    It asks the login helper about everybody who is signed in, every CHECK_SECONDS and before a server starts.
     """
 
     socket = Unicode("/run/hpchub-login.sock", config=True, help="Path of the login helper's socket.")
@@ -112,7 +116,7 @@ class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has 
 
     @default("allow_all")
     def _allow_all(self) -> bool:
-        return True  # who may sign in is decided by the helper, which knows the enrolled group
+        return True  # who may sign in is decided by the login helper, which knows the enrolled group
 
     @default("auth_refresh_age")
     def _auth_refresh_age(self) -> int:
@@ -130,8 +134,16 @@ class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has 
         """Lower case and nothing else, so that the name that PAM checked is the name that gets in."""
         return username.lower()
 
+    async def verify(self, user: str, secret: str, address: str) -> str:
+        """Whether the secret is the user's, and the account good on this host: "ok" or a key of NOTICES.
+
+        `user` is as it gets in, neither it nor `secret` is empty, and `address` is the browser's, or "". It raises
+        nothing, and each call verifies once: a code that was sent to a verifier may be used up.
+        """
+        raise NotImplementedError
+
     async def authenticate(self, handler: web.RequestHandler, data: dict[str, str]) -> str:
-        """Give the user name if the helper says so; every refusal is an HTTPError that the login page shows."""
+        """Give the user name if the secret is verified; every refusal is an HTTPError that the login page shows."""
         user = self.normalize_username(data.get("username", ""))
         secret = data.get("password", "")
         sizes = ((user, MAX_NAME_BYTES), (secret, MAX_SECRET_BYTES))
@@ -140,8 +152,7 @@ class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has 
         address = client_address(handler)
         try:
             with self.throttle.attempt(user, address) as attempt:
-                message = {"user": user, "password": secret, "rhost": address}
-                result = await self._ask(user, message, self.timeout_seconds)
+                result = await self.verify(user, secret, address)
                 if result == "ok":
                     attempt.outcome = "passed"
                     self._standings[user] = Standing(self._clock())
@@ -170,7 +181,7 @@ class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has 
 
     async def _check(self, user: HubUser, standing: Standing) -> None:
         """Ask the helper; a change is logged, and an account that is refused loses what it holds."""
-        result = await self._ask(user.name, {"account": user.name}, ACCOUNT_SECONDS)
+        result = await self.ask(user.name, {"account": user.name}, ACCOUNT_SECONDS)
         now = standing.asked_at = self._clock()
         if result == "ok":
             standing.good_at = now
@@ -182,7 +193,7 @@ class HelperAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has 
         if result in ENDED:
             end_sessions(user)
 
-    async def _ask(self, user: str, message: dict[str, str], seconds: float) -> str:
+    async def ask(self, user: str, message: dict[str, str], seconds: float) -> str:
         """One request about `user` to the helper, one process there: "ok" or a key of NOTICES.
 
         Whatever goes wrong, or takes longer than `seconds`, is "unavailable".
