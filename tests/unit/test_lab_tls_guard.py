@@ -13,7 +13,7 @@ import pytest
 
 from hpchub.lab import dask, tls_guard
 
-PTH = Path(tls_guard.__file__).parents[2] / "hpchub_tls_guard.pth"
+PTH = Path(tls_guard.__file__).parents[2] / "hpchub_guards.pth"
 
 
 def wait_and_read(end: ssl.SSLSocket) -> bytes:
@@ -126,7 +126,7 @@ def test_the_way_without_ctypes_empties_the_queue_too(monkeypatch: pytest.Monkey
     tls_guard._clearer()()
 
 
-def test_every_interpreter_of_the_environment_loads_the_guard() -> None:
+def test_every_interpreter_of_the_environment_loads_the_guards() -> None:
     code = "import site, sys; site.addsitedir(sys.argv[1]); print('hpchub.lab.tls_guard' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(PTH.parent)], capture_output=True, text=True, check=True

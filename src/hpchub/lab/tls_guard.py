@@ -2,7 +2,7 @@
 
 From OpenSSL 3.4 on, a write to a dead peer leaves an errno in the thread's error queue, and CPython raises OSError
 without emptying it (python/cpython#148594); the next read of a healthy connection that merely has to wait then reports
-that errno. Here every OSError of that kind empties the queue on its way out. Loaded by hpchub_tls_guard.pth.
+that errno. Here every OSError of that kind empties the queue on its way out. Loaded by hpchub_guards.pth.
 """
 
 from __future__ import annotations
