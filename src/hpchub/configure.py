@@ -34,17 +34,17 @@ class QuietRefusals(logging.Filter):
         return True
 
 
-def secret(name: str) -> str:
-    """A systemd credential of this unit; raises SettingsError."""
+def secret(name: str, shortest: int = 32) -> str:
+    """A systemd credential of this unit, with so many characters at least; raises SettingsError."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         raise SettingsError("CREDENTIALS_DIRECTORY is not set: start the hub by its systemd unit.")
     try:
-        value = (Path(directory) / name).read_text(encoding="ascii").strip()
+        value = (Path(directory) / name).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The credential {name} cannot be read in {directory}.") from error
-    if len(value) < 32:
-        raise SettingsError(f"The credential {name} is shorter than 32 characters.")
+    if len(value) < shortest:
+        raise SettingsError(f"The credential {name} is shorter than {shortest} characters.")
     return value
 
 
@@ -92,7 +92,8 @@ def proxy(c: Config, site: Site, token: str) -> None:
 
 def sign_in(c: Config, site: Site) -> None:
     """Who comes in, and for how long. The login helper enforces the group, hence allow_all."""
-    c.JupyterHub.authenticator_class = "hpchub.login.pam.PamAuthenticator"
+    way = "ldap.LdapAuthenticator" if site.login.ldap else "pam.PamAuthenticator"
+    c.JupyterHub.authenticator_class = f"hpchub.login.{way}"
     c.JupyterHub.cookie_max_age_days = site.hub.session_hours / 24
     c.JupyterHub.shutdown_on_logout = False
     c.Authenticator.allow_all = True
@@ -102,6 +103,9 @@ def sign_in(c: Config, site: Site) -> None:
     c.HpcAuthenticator.banner = site.login.banner
     c.HpcAuthenticator.support_contact = site.support_contact
     c.HpcAuthenticator.timeout_seconds = site.login.timeout_seconds
+    if site.login.ldap:
+        c.LdapAuthenticator.ldap = site.login.ldap
+        c.LdapAuthenticator.lookup_password = secret("ldap-password", 1) if site.login.ldap.lookup_dn else ""
 
 
 def servers(c: Config, site: Site, site_file: str) -> None:

@@ -18,6 +18,9 @@ SITE_FILE = Path("/etc/hpchub/site.yml")
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
+LdapUrl = Annotated[
+    str, Field(pattern=r"^(ldaps|ldap\+starttls)://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$")
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -69,6 +72,35 @@ class Proxy(Model):
     api_socket: AbsolutePath = Field("/run/hpchub-proxy/api.sock", description="the Unix socket of the proxy's API")
 
 
+class Ldap(Model):
+    """The directory that verifies PIN and code."""
+
+    servers: Annotated[tuple[LdapUrl, ...], Field(min_length=1, strict=False)] = Field(
+        description="ldaps://HOST or ldap+starttls://HOST, with the name that its certificate has; PINs travel there"
+    )
+    ca_file: AbsolutePath = Field(description="the certificates of those who may vouch for a server, one PEM file")
+    bind_dn: Annotated[str, Field(pattern=r"^([^{}]*\{username\}[^{}]*)?$")] = Field(
+        "", description="where people's entries are, with {username} once; empty where they are searched for"
+    )
+    search_base: str = Field("", description="below which entry people are searched for; empty with bind_dn")
+    search_attribute: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")] = Field(
+        "uid", description="the attribute that holds the user name"
+    )
+    lookup_dn: str = Field("", description="the account that searches; empty means anonymously")
+    allowed_groups: tuple[str, ...] = Field((), description="DNs of groups; members of any come in", strict=False)
+    timeout_seconds: Annotated[int, Field(ge=1, le=600)] = Field(
+        5, description="how long a server may take for each answer, in seconds"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_an_entry(self) -> Self:
+        if bool(self.bind_dn) == bool(self.search_base):
+            raise ValueError("login.ldap: write either bind_dn or search_base, and not both")
+        if self.lookup_dn and self.bind_dn:
+            raise ValueError("login.ldap: lookup_dn searches below search_base, and bind_dn needs no search")
+        return self
+
+
 class Login(Model):
     """How people sign in."""
 
@@ -78,6 +110,7 @@ class Login(Model):
     timeout_seconds: Annotated[int, Field(ge=1, le=600)] = Field(
         75, description="how long an answer of the login helper may take, in seconds"
     )
+    ldap: Ldap | None = Field(None, description="the directory that verifies the secret; null means PAM")
 
 
 class Jobs(Model):
@@ -178,7 +211,7 @@ def _sentence(error: ErrorDetails) -> str:
         return f"{key}: is not a known key; write one of {', '.join(known.model_fields)}."
     if error["type"] == "missing":
         return f"{key}: is missing; write {about}."
-    if not loc:
+    if error["type"] == "value_error":
         return f"{error['msg'].removeprefix('Value error, ')}."
     return f"{key}: {error['msg'].lower()}, not {error['input']!r}; write {about}."
 
@@ -193,7 +226,6 @@ def _description(loc: tuple[int | str, ...]) -> str:
 def _model_at(loc: tuple[int | str, ...]) -> type[Model]:
     """The model at a pydantic location; the nearest one above, if the location is not a model."""
     children: dict[str, type[Model]] = {
-        "hub": Hub, "proxy": Proxy, "login": Login, "jobs": Jobs, "queues": Queue, "form": Form,
+        "hub": Hub, "proxy": Proxy, "login": Login, "ldap": Ldap, "jobs": Jobs, "queues": Queue, "form": Form,
     }  # fmt: skip
-    names = [part for part in loc if isinstance(part, str)]
-    return children.get(names[0], Site) if names else Site
+    return next((children[part] for part in reversed(loc) if isinstance(part, str) and part in children), Site)

@@ -29,6 +29,7 @@ READY: dict[str, Any] = {
     "group": {"name": "hpcusers", "known": True},
     "host": {"name": "login1", "addresses": ["192.0.2.1"]},
     "missing_files": [],
+    "directory": {},
     "ports": {"hpchub.service": {"port": 8081, "taken": ""}},
     "systemd": True,
 }
@@ -106,6 +107,11 @@ def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
             {"missing_files": ["/etc/ssl/private/hub.example.org.key"]},
             "/etc/ssl/private/hub.example.org.key is not on the login node."
             " jupyterhub_proxy_tls_* name the certificate and its key.",
+        ),
+        (
+            {"directory": {"ldaps://ldap.example.org": "certificate verify failed"}},
+            "jupyterhub_ldap_servers: ldaps://ldap.example.org cannot be asked from the login node:"
+            " certificate verify failed.",
         ),
         ({"systemd": False}, "The login node does not run systemd, which the hub's services need."),
         (

@@ -17,6 +17,7 @@ Spec = Mapping[str, Any]
 Problems = list[str]
 
 OLDEST_PYTHON = (3, 11)
+LDAP_SERVER = r"(ldaps|ldap\+starttls)://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
 
 
 def preflight_specs(roles: str) -> dict[str, Spec]:
@@ -36,7 +37,7 @@ def preflight_inventory(given: Mapping[str, Any], specs: Mapping[str, Spec], of_
     for name, spec in asked.items():
         problems += _value(name, spec, given)
     # What belongs together is judged only where each part is right by itself.
-    return problems or [*_queues(given), *_url(given), *_tls(given), *_reachable(given), *_form(given)]
+    return problems or [*_queues(given), *_url(given), *_tls(given), *_reachable(given), *_form(given), *_ldap(given)]
 
 
 def _unknown(given: Mapping[str, Any], specs: Mapping[str, Spec]) -> Iterable[str]:
@@ -165,6 +166,37 @@ def _form(given: Mapping[str, Any]) -> Iterable[str]:
             yield f"{name} is {value}, but {key} of the queue '{first['name']}', with which the form opens, is {limit}."
 
 
+def _ldap(given: Mapping[str, Any]) -> Iterable[str]:
+    if given.get("jupyterhub_login_method", "pam") != "ldap":
+        return
+    servers = given.get("jupyterhub_ldap_servers") or []
+    if not servers:
+        yield "jupyterhub_ldap_servers is empty, and jupyterhub_login_method is ldap. Write at least one ldaps://HOST."
+    for url in servers:
+        scheme, _, place = str(url).partition("://")
+        if scheme == "ldap":
+            yield (
+                f"jupyterhub_ldap_servers: {url} has no TLS, and PINs travel over it. Write ldaps://{place.split(':')[0]}"
+                f" or ldap+starttls://{place}."
+            )
+        elif not re.fullmatch(LDAP_SERVER, str(url)):
+            yield f"jupyterhub_ldap_servers: {url} is no server. Write ldaps://HOST, and a port if need be."
+    template, base = given.get("jupyterhub_ldap_bind_dn"), given.get("jupyterhub_ldap_search_base")
+    if bool(template) == bool(base):
+        both = "are both set" if base else "are both empty"
+        yield (
+            f"jupyterhub_ldap_bind_dn and jupyterhub_ldap_search_base {both}. Write one of them: where people's entries"
+            " are, or where to search for them."
+        )
+    if template and not re.fullmatch(r"[^{}]*\{username\}[^{}]*", template):
+        yield f"jupyterhub_ldap_bind_dn is {template}. Write {{username}} once, and no other braces."
+    account = given.get("jupyterhub_ldap_lookup_dn")
+    if account and not base:
+        yield f"jupyterhub_ldap_lookup_dn is {account}, but nothing is searched. Leave it out, or set the search base."
+    if account and not given.get("jupyterhub_ldap_lookup_password"):
+        yield "jupyterhub_ldap_lookup_password is not set, and jupyterhub_ldap_lookup_dn is. Refer to it in the vault."
+
+
 def preflight_host(
     answers: Mapping[str, Any],
     queues: Sequence[Mapping[str, Any]],
@@ -187,6 +219,8 @@ def preflight_host(
         problems.append(f"jupyterhub_connect_host '{name}' has no address on the login node (getent hosts {name}).")
     for path in answers["missing_files"]:
         problems.append(f"{path} is not on the login node. jupyterhub_proxy_tls_* name the certificate and its key.")
+    for url, error in answers["directory"].items():
+        problems.append(f"jupyterhub_ldap_servers: {url} cannot be asked from the login node: {error}.")
     for unit, port in answers["ports"].items():
         if port["taken"]:
             problems.append(

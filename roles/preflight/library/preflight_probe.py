@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import grp
 import socket
+import ssl
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ options:
   group: {description: The group of the hub's users., type: str, required: true}
   host: {description: The name by which compute nodes reach the hub., type: str, required: true}
   files: {description: Files that must be there., type: list, elements: path, default: []}
+  directory: {description: URLs of the LDAP servers that must answer., type: list, elements: str, default: []}
+  directory_ca_file: {description: Who may vouch for them., type: path}
   ports: {description: Unit of ours -> port that it listens on., type: dict, required: true}
 """
 
@@ -38,6 +41,10 @@ answers: {description: What was found out., returned: always, type: dict}
 """
 
 SECONDS = 30
+LDAP_SECONDS = 10
+# RFC 4511, section 4.14.1: the extended request 1.3.6.1.4.1.1466.20037 as message 1, and the result code of its answer.
+START_TLS = bytes.fromhex("301d02010177188016") + b"1.3.6.1.4.1.1466.20037"
+STARTS_TLS = b"\x0a\x01\x00"
 
 
 def run(*argv: str) -> tuple[int, str]:
@@ -78,6 +85,26 @@ def taken_by(port: int, unit: str) -> str:
     return ""
 
 
+def directory_error(url: str, ca_file: str) -> str:
+    """Return why the hub could not ask an LDAP server under TLS ("" if it could); nobody signs in here."""
+    scheme, _, place = url.partition("://")
+    host, _, port = place.partition(":")
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        default = 636 if scheme == "ldaps" else 389
+        with socket.create_connection((host, int(port or default)), timeout=LDAP_SECONDS) as connection:
+            if scheme != "ldaps":
+                connection.sendall(START_TLS)
+                if STARTS_TLS not in connection.recv(4096):
+                    return "it does not start TLS"
+            with context.wrap_socket(connection, server_hostname=host):
+                return ""
+    except FileNotFoundError:
+        return f"{ca_file}, which jupyterhub_ldap_ca_file names, is not there"
+    except OSError as error:
+        return str(error)
+
+
 def queues(scheduler: str, prefix: str) -> dict[str, Any]:
     """Return the scheduler's own words if it does not answer, else the text in which it lists its queues."""
     argv = {
@@ -109,6 +136,8 @@ def main() -> None:
             "group": {"type": "str", "required": True},
             "host": {"type": "str", "required": True},
             "files": {"type": "list", "elements": "path", "default": []},
+            "directory": {"type": "list", "elements": "str", "default": []},
+            "directory_ca_file": {"type": "path"},
             "ports": {"type": "dict", "required": True},
         },
         supports_check_mode=True,
@@ -121,6 +150,9 @@ def main() -> None:
         "group": {"name": asked["group"], "known": group_known(asked["group"])},
         "host": {"name": asked["host"], "addresses": addresses(asked["host"])},
         "missing_files": [path for path in asked["files"] if not Path(path).is_file()],
+        "directory": {
+            url: error for url in asked["directory"] if (error := directory_error(url, asked["directory_ca_file"]))
+        },
         "ports": {
             unit: {"port": int(port), "taken": taken_by(int(port), unit)} for unit, port in asked["ports"].items()
         },

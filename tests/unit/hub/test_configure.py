@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from jupyterhub.apihandlers import default_handlers
 from traitlets.config import Config
 
@@ -58,6 +59,21 @@ def test_the_culler_has_the_least_role_and_only_if_it_is_wanted(site: Site, conf
     never = Config()
     configure.configure(never, load(site_file), str(site_file))
     assert "services" not in never.JupyterHub
+
+
+def test_at_a_directory_the_hub_has_the_lookup_password_as_a_credential_and_only_if_it_searches(
+    site_file: Path, credentials: Path
+) -> None:
+    search = {"search_base": "dc=example,dc=org", "lookup_dn": "cn=lookup,dc=example,dc=org"}
+    ldap = {"servers": ["ldaps://ldap1"], "ca_file": "/etc/ca.pem", **search}
+    site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | {"login": {"ldap": ldap}}))
+    with pytest.raises(SettingsError, match="ldap-password"):
+        configure.sign_in(Config(), load(site_file))
+    (credentials / "ldap-password").write_text("sesame\n")
+    c = Config()
+    configure.sign_in(c, load(site_file))
+    assert c.JupyterHub.authenticator_class == "hpchub.login.ldap.LdapAuthenticator"
+    assert (c.LdapAuthenticator.ldap.servers, c.LdapAuthenticator.lookup_password) == (("ldaps://ldap1",), "sesame")
 
 
 @pytest.mark.parametrize("breakage", ["missing", "short", "no-directory"])

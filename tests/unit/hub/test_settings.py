@@ -15,6 +15,18 @@ def changed(site_file: Path, **changes: object) -> Path:
     return site_file
 
 
+def directory(**changes: object) -> dict[str, Any]:
+    """A change to a site that signs in at a directory."""
+    good = {"servers": ["ldaps://ldap1"], "ca_file": "/etc/ca.pem", "bind_dn": "uid={username},dc=example,dc=org"}
+    return {"login": {"ldap": good | changes}}
+
+
+def test_a_directory_is_taken_as_it_stands(site_file: Path) -> None:
+    ldap = load(changed(site_file, **directory(servers=["ldaps://ldap1", "ldap+starttls://ldap2:389"]))).login.ldap
+    assert ldap is not None
+    assert (len(ldap.servers), ldap.search_attribute, ldap.timeout_seconds) == (2, "uid", 5)
+
+
 def test_a_short_file_is_completed_with_defaults(site_file: Path) -> None:
     site = load(site_file)
     assert site.jobs.poll_seconds == 10
@@ -36,6 +48,14 @@ def test_a_short_file_is_completed_with_defaults(site_file: Path) -> None:
         ({"hub": {"connect_host": "login1"}}, "hub.public_url: is missing; write what people type into the browser"),
         ({"hub": {"connect_host": "login1", "public_url": "http://a/"}}, "hub.public_url: string should match"),
         ({"hub": {"connect_host": "a", "public_url": "https://a/", "port": "80"}}, "hub.port: input should be a valid"),
+        (directory(servers=["ldap://ldap1"]), "servers[0]: string should match"),
+        (directory(servers=["ldap://ldap1"]), "not 'ldap://ldap1'; write ldaps://HOST or ldap+starttls://HOST"),
+        (directory(servers=[]), "login.ldap.servers: tuple should have at least 1 item"),
+        (directory(bind_dn="uid={user},dc=example,dc=org"), "login.ldap.bind_dn: string should match pattern"),
+        (directory(bind_dn=""), "login.ldap: write either bind_dn or search_base, and not both."),
+        (directory(search_base="dc=example,dc=org"), "login.ldap: write either bind_dn or search_base, and not both."),
+        (directory(lookup_dn="cn=lookup"), "login.ldap: lookup_dn searches below search_base, and bind_dn needs no"),
+        (directory(bind="x"), "login.ldap.bind: is not a known key; write one of servers, ca_file, bind_dn"),
     ],
 )
 def test_a_mistake_is_told_with_file_key_and_remedy(site_file: Path, changes: dict[str, Any], words: str) -> None:
