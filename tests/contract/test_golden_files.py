@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,20 @@ from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 from hpchub import settings
+from hpchub.login import base
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
+
+STACKS = ("oath_unix", "oath_sss", "radius", "sss", "duo", "password")
 
 FILES = {
     "hpchub.service": ("jupyterhub", "hpchub.service.j2"),
     "hpchub-login.socket": ("jupyterhub", "hpchub-login.socket.j2"),
     "hpchub-login@.service": ("jupyterhub", "hpchub-login@.service.j2"),
     "hpchub-culler.service": ("jupyterhub", "hpchub-culler.service.j2"),
-    "pam": ("jupyterhub", "pam_oath.j2"),
+    **{f"pam_{stack}": ("jupyterhub", f"pam_{stack}.j2") for stack in STACKS},
+    "radius.conf": ("jupyterhub", "radius.conf.j2"),
     "site.yml": ("jupyterhub", "site.yml.j2"),
     "hpchub-proxy.service": ("jupyterhub_proxy", "hpchub-proxy.service.j2"),
     "sudoers": ("jupyterhub_spawner", "sudoers.j2"),
@@ -35,13 +40,16 @@ def variables() -> dict[str, Any]:
     loader = DataLoader()
     merged: dict[str, Any] = {
         "inventory_hostname": "login1.example.org",
-        "ansible_facts": {"os_family": "Debian", "systemd": {"version": 257}},
+        "ansible_facts": {"os_family": "Debian", "distribution_major_version": "13", "systemd": {"version": 257}},
     }
     for pattern in ("roles/*/defaults/main.yml", "roles/*/vars/main.yml", "roles/*/vars/Debian.yml"):
         for path in sorted(ROOT.glob(pattern)):
             merged |= loader.load_from_file(str(path), trusted_as_template=True) or {}
     for path in sorted((ROOT / "inventories/example/group_vars/all").glob("*.yml")):
         merged |= loader.load_from_file(str(path), trusted_as_template=True) or {}
+    merged["jupyterhub_pam_radius_servers"] = [
+        {"host": f"radius{number}.example.org", "secret": f"secret-{number}"} for number in (1, 2)
+    ]
     init_plugin_loader()
     filter_loader.add_directory(str(ROOT / "roles/dask_site/filter_plugins"))
     return merged
@@ -65,6 +73,65 @@ def test_what_is_written_is_what_was_reviewed(name: str, variables: dict[str, An
     assert text == golden.read_text(), "\n".join(
         difflib.unified_diff(golden.read_text().splitlines(), text.splitlines(), "reviewed", "now", lineterm="")
     )
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("family", ["Debian", "RedHat"])
+def test_a_stack_lets_nobody_in_unless_every_module_of_it_says_success(
+    stack: str, family: str, variables: dict[str, Any]
+) -> None:
+    differs = DataLoader().load_from_file(str(ROOT / f"roles/jupyterhub/vars/{family}.yml"), trusted_as_template=True)
+    text = render("jupyterhub", f"pam_{stack}.j2", variables | differs)
+    first, *factors = [line.split() for line in text.splitlines() if line.startswith("auth")]
+
+    assert first == ["auth", "requisite", "pam_nologin.so"]
+    assert [line[1:3] for line in factors] == [["[success=ok", "default=die]"]] * len(factors)
+    modules = [Path(line[3]).stem for line in factors]
+    wanted = variables["__jupyterhub_pam_modules"][stack]
+    assert modules == [str(Templar(DataLoader(), variables=variables).template(module)) for module in wanted]
+    assert all("use_first_pass" in line or index == 0 or line[3] == "pam_duo.so" for index, line in enumerate(factors))
+    assert not re.search(
+        r"nullok|localifdown|alwaysok|skip_passwd|sufficient|optional|common-auth|pam_faillock", rules(text)
+    )
+    assert rules(text).splitlines()[-1].split() in (
+        ["@include", "common-account"],
+        ["account", "include", "password-auth"],
+    )
+
+
+def rules(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize(("major", "insists"), [("12", False), ("13", True)])
+def test_radius_answers_without_message_authenticator_are_refused_where_the_module_can(
+    major: str, insists: bool, variables: dict[str, Any]
+) -> None:
+    facts = {"ansible_facts": variables["ansible_facts"] | {"distribution_major_version": major}}
+
+    assert ("require_message_authenticator" in render("jupyterhub", "pam_radius.j2", variables | facts)) == insists
+
+
+@pytest.mark.parametrize("stack", [*STACKS, "own"])
+def test_the_login_helper_may_write_where_the_chosen_stack_keeps_state_and_nowhere_else(
+    stack: str, variables: dict[str, Any]
+) -> None:
+    chosen = {"jupyterhub_pam_stack": stack, "jupyterhub_pam_state_directories": ["/run/faillock", "/etc/tokens"]}
+    unit = render("jupyterhub", "hpchub-login@.service.j2", variables | chosen)
+    wanted = {
+        "oath_unix": ["/etc/oath/users"],
+        "oath_sss": ["/etc/oath/users"],
+        "own": ["/run/faillock", "/etc/tokens"],
+    }
+
+    assert re.findall("^ReadWritePaths=-(.*)", unit, re.MULTILINE) == wanted.get(stack, [])
+
+
+def test_the_socket_has_room_for_all_that_the_hub_opens_at_once(variables: dict[str, Any]) -> None:
+    socket = render("jupyterhub", "hpchub-login.socket.j2", variables)
+
+    (most,) = re.findall("^MaxConnections=(.*)", socket, re.MULTILINE)
+    assert int(most) > base.ATTEMPTS_AT_ONCE + base.CHECKS_AT_ONCE
 
 
 def test_the_hub_accepts_the_site_file_of_the_example(variables: dict[str, Any], tmp_path: Path) -> None:

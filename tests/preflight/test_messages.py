@@ -31,14 +31,44 @@ READY: dict[str, Any] = {
     "missing_files": [],
     "directory": {},
     "ports": {"hpchub.service": {"port": 8081, "taken": ""}},
+    "sign_in": {
+        "service": "common-account",
+        "shipped": True,
+        "rules": [{"phase": "account", "file": "/etc/pam.d/common-account", "line": 17, "words": ["pam_unix.so"]}],
+        "tokens": {"directory": "/etc/oath/users", "known": True, "open": False, "with_pin": []},
+    },
     "systemd": True,
 }
 
 
+DUO = {"path": "/etc/duo/pam_duo.conf", "known": True, "open": False,
+       "settings": {"failmode": "secure", "autopush": "yes"}}  # fmt: skip
+
+
+def signs_in(**parts: Any) -> dict[str, Any]:
+    return {"sign_in": READY["sign_in"] | parts}
+
+
+def rule(phase: str, *words: str) -> dict[str, Any]:
+    return {"phase": phase, "file": "/etc/pam.d/password-auth", "line": 7, "words": list(words)}
+
+
 @pytest.fixture(scope="module")
 def preflight() -> ModuleType:
-    path = ROOT / "roles/preflight/filter_plugins/preflight.py"
-    spec = importlib.util.spec_from_file_location("preflight", path)
+    return load("filter_plugins/preflight.py")
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What looks at a login node, and a /etc/pam.d for it."""
+    module = load("library/preflight_probe.py")
+    monkeypatch.setattr(module, "PAM_SERVICES", tmp_path / "pam.d")
+    (tmp_path / "pam.d").mkdir()
+    return module
+
+
+def load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("preflight", ROOT / "roles/preflight" / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -113,6 +143,82 @@ def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
             "jupyterhub_ldap_servers: ldaps://ldap.example.org cannot be asked from the login node:"
             " certificate verify failed.",
         ),
+        (
+            signs_in(service="centre", rules=None),
+            "/etc/pam.d/centre is not on the login node. Write it, or correct jupyterhub_pam_service.",
+        ),
+        (
+            signs_in(service="centre", rules=[rule("auth", "pam_unix.so")]),
+            "/etc/pam.d/centre has no account phase, so PAM would take that of the service 'other'. Add one.",
+        ),
+        (
+            signs_in(service="centre", shipped=False, rules=[rule("account", "pam_unix.so")]),
+            "/etc/pam.d/centre has no auth phase, so PAM would take that of the service 'other'. Add one.",
+        ),
+        (
+            signs_in(rules=[rule("account", "pam_faillock.so")]),
+            "/etc/pam.d/password-auth, line 7: pam_faillock in the account phase. The hub runs that phase every few"
+            " minutes for everybody who is signed in, and each time it forgets the failures. Use authsucc in the auth"
+            " phase instead, in a service of your own (jupyterhub_pam_stack: own).",
+        ),
+        (
+            signs_in(service="centre", rules=[rule("auth", "pam_radius_auth.so", "localifdown"), rule("account", "x")]),
+            "/etc/pam.d/password-auth, line 7: localifdown lets people in when no RADIUS server answers."
+            " Take it out, or include another file in /etc/pam.d/centre.",
+        ),
+        (
+            signs_in(service="centre", rules=[rule("auth", "pam_unix.so", "nullok"), rule("account", "x")]),
+            "/etc/pam.d/password-auth, line 7: nullok lets an account without a password in."
+            " Take it out, or include another file in /etc/pam.d/centre.",
+        ),
+        (
+            signs_in(tokens={"directory": "/etc/oath/users", "known": False, "open": False, "with_pin": []}),
+            "jupyterhub_pam_oath_users_file: /etc/oath/users is no directory on the login node. Make it, for root alone"
+            " (install -d -m 0700), with a file for each user.",
+        ),
+        (
+            signs_in(tokens={"directory": "/etc/oath/users", "known": True, "open": True, "with_pin": []}),
+            "/etc/oath/users, which holds token secrets, is open to others than root. Run chmod 0700 on it.",
+        ),
+        (
+            signs_in(
+                tokens={"directory": "/etc/oath/users", "known": True, "open": False, "with_pin": ["alice", "bob"]}
+            ),
+            "In /etc/oath/users the files of alice, bob hold a PIN of their own. Write + in its place: the PIN is now"
+            " the account's password (docs/install.md, How people sign in).",
+        ),
+        (
+            signs_in(servers_without_address=["radius9"]),
+            "jupyterhub_pam_radius_servers 'radius9' has no address on the login node (getent hosts radius9).",
+        ),
+        (
+            signs_in(duo={"path": "/etc/duo/pam_duo.conf", "known": False}),
+            "jupyterhub_pam_duo_config_file: /etc/duo/pam_duo.conf is not on the login node; without it pam_duo lets"
+            " everybody in. Write it, for root alone, with failmode = secure and autopush = yes.",
+        ),
+        (
+            signs_in(duo=DUO | {"open": True}),
+            "/etc/duo/pam_duo.conf can be read by others than root, and then pam_duo lets everybody in."
+            " Run chmod 0600 on it.",
+        ),
+        (
+            signs_in(duo=DUO | {"settings": {"failmode": "safe", "autopush": "yes"}}),
+            "/etc/duo/pam_duo.conf does not say failmode = secure: with anything else it lets people in while Duo is"
+            " out of reach.",
+        ),
+        (
+            signs_in(duo=DUO | {"settings": {"failmode": "secure"}}),
+            "/etc/duo/pam_duo.conf does not say autopush = yes, without which pam_duo asks.",
+        ),
+        (
+            signs_in(sssd={"runs": False, "module": True}),
+            "sssd does not run on the login node, and it is what would check the secret (systemctl status sssd).",
+        ),
+        (
+            signs_in(sssd={"runs": True, "module": False}),
+            "pam_sss is not on the login node. Install libpam-sss (Debian) or sssd-client (EL) yourself: it may change"
+            " how the whole host signs people in, so that hpchub does not.",
+        ),
         ({"systemd": False}, "The login node does not run systemd, which the hub's services need."),
         (
             {"scheduler": READY["scheduler"] | {"error": "Unable to contact slurm controller", "output": ""}},
@@ -150,6 +256,53 @@ def test_an_unready_login_node_is_told_what_is_missing(
     preflight: ModuleType, answers: dict[str, Any], problem: str
 ) -> None:
     assert host_problems(preflight, **answers) == [problem]
+
+
+def test_a_service_is_read_with_all_that_it_includes(probe: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "pam.d/centre").write_text(
+        "# auth required pam_permit.so nullok\n"
+        "auth [success=1 default=ignore] /usr/lib/security/pam_unix.so \\\n   nodelay # nullok\n"
+        "-auth substack password-auth\n@include common-account\nsession include system-auth\n"
+    )
+    (tmp_path / "pam.d/password-auth").write_text(
+        "auth sufficient pam_radius_auth.so localifdown\naccount required pam_faillock.so\nauth include centre\n"
+    )
+    (tmp_path / "pam.d/common-account").write_text("account required pam_unix.so\nauth required pam_never.so\n")
+
+    found = [(rule["phase"], Path(rule["file"]).name, *rule["words"]) for rule in probe.rules("centre")]
+
+    assert found == [
+        ("auth", "centre", "pam_unix.so", "nodelay"),
+        ("auth", "password-auth", "pam_radius_auth.so", "localifdown"),
+        ("account", "common-account", "pam_unix.so"),
+        ("auth", "common-account", "pam_never.so"),
+    ]
+    assert probe.rules("nowhere") is None
+
+
+def test_of_token_files_only_names_are_told_whose_pin_is_in_them(probe: ModuleType, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.mkdir(mode=0o700)
+    (users / "alice").write_text("HOTP/T30 alice + 3132333435363738\n")
+    (users / "bob").write_text("HOTP/T30\tbob\t4711\t3132333435363738\t0\t123456\t2026-01-01T00:00:00L\n")
+
+    answer = probe.tokens(users)
+
+    assert answer["with_pin"] == ["bob"]
+    assert "4711" not in repr(answer)
+    assert not probe.tokens(tmp_path / "nowhere")["known"]
+
+
+def test_of_duos_file_only_two_settings_are_told(probe: ModuleType, tmp_path: Path) -> None:
+    conf = tmp_path / "pam_duo.conf"
+    conf.write_text("[duo]\nskey = very-secret\n; failmode = secure\nfailmode = safe\nautopush=yes\n")
+    conf.chmod(0o644)
+
+    answer = probe.duo(conf)
+
+    assert answer["settings"] == {"failmode": "safe", "autopush": "yes"}
+    assert answer["open"]
+    assert "very-secret" not in repr(answer)
 
 
 def test_an_unsupported_system_is_named_with_the_supported_ones(preflight: ModuleType) -> None:

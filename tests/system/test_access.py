@@ -29,13 +29,15 @@ def test_the_login_page_says_what_to_type(stranger: Page, shot: Callable[[Page, 
     shot(stranger, "01-login")
 
 
-def test_a_wrong_pin_with_the_right_code_is_refused(
-    stranger: Page, bobs_secret: str, sign_in: Callable[[Page, str, str], None]
+def test_a_wrong_pin_with_the_right_code_is_refused_and_uses_the_code_up(
+    stranger: Page, password: Callable[[str], str], sign_in: Callable[[Page, str, str], None]
 ) -> None:
-    pin, code = bobs_secret[:-6], bobs_secret[-6:]
-    sign_in(stranger, "bob", f"{int(pin) ^ 1:0{len(pin)}d}{code}")
-    expect(stranger.locator(".login_error")).to_contain_text(DENIED)
-    assert stranger.context.request.get("/hub/api/user").status == 403
+    secret = password("carol")
+    pin, code = secret[:-6], secret[-6:]
+    for attempt in (f"{int(pin) ^ 1:0{len(pin)}d}{code}", secret):
+        sign_in(stranger, "carol", attempt)
+        expect(stranger.locator(".login_error")).to_contain_text(DENIED)
+        assert stranger.context.request.get("/hub/api/user").status == 403
 
 
 def test_pin_and_code_let_bob_in(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,6 +55,48 @@ def test_of_our_units_only_the_login_helper_runs_as_root(run: Run) -> None:
     units = {name: name.replace("@.", "@1.") for name in files}
     users = {name: run("login1", f"systemctl show --property=User --value {unit}") for name, unit in units.items()}
     assert {name for name, user in users.items() if user in ("", "root")} == {"hpchub-login@.service"}
+
+
+SPEAK = """
+import os, socket, sys
+for uid, gid in [(0, 0), *((int(a), int(b)) for a, b in (pair.split(":") for pair in sys.argv[1:]))]:
+    answer = os.pipe()
+    if os.fork() == 0:
+        os.setgroups([]), os.setgid(gid), os.setuid(uid)
+        try:
+            with socket.socket(socket.AF_UNIX) as helper:
+                helper.connect("/run/hpchub-login.sock")
+                helper.sendall(b'{"account": "alice"}\\n')
+                said = helper.recv(4096)
+        except OSError as error:
+            said = type(error).__name__.encode()
+        os.write(answer[1], said)
+        os._exit(0)
+    os.wait()
+    print(uid, gid, os.read(answer[0], 4096).decode().strip())
+"""
+
+
+def test_nobody_but_the_hub_can_speak_to_the_login_helper(run: Run) -> None:
+    assert run("login1", "stat --format='%A %U:%G' /run/hpchub-login.sock") == "srw-rw---- root:hpchub"
+    accounts = [line.split(":") for line in run("login1", "getent passwd").splitlines()]
+    (hub,) = [f"{fields[2]}:{fields[3]}" for fields in accounts if fields[0] == "hpchub"]
+    others = {f"{fields[2]}:{fields[3]}" for fields in accounts} - {hub, "0:0"}
+    in_hubs_group = [f"{uid}:{hub.split(':')[1]}" for uid in ("2001", "65534")]
+    program = f"python3 -c {shlex.quote(SPEAK)} {' '.join([*sorted(others), *in_hubs_group, hub])}"
+    said = dict(
+        line.rsplit(" ", 1) if "Error" in line else line.split(" {", 1) for line in run("login1", program).splitlines()
+    )
+    unavailable = '"result": "unavailable", "user": ""}'
+    assert said.pop("0 0") == unavailable
+    assert [said.pop(pair.replace(":", " ")) for pair in in_hubs_group] == [unavailable] * 2
+    assert said.pop(hub.replace(":", " ")) == '"result": "ok", "user": "alice"}'
+    assert len(said) > 20
+    assert set(said.values()) == {"PermissionError"}
+    assert run("login1", "ss --no-header --listening --unix | grep -c hpchub-login") == "1"
+    assert (
+        run("login1", "ss --no-header --listening --tcp --udp --processes | grep -c hpchub.privileged || true") == "0"
+    )
 
 
 def test_the_hub_cannot_read_what_root_keeps(host: Callable[[str], Host]) -> None:

@@ -34,7 +34,7 @@ async def helper_that(tmp_path: Path, reply: Reply) -> AsyncIterator[PamAuthenti
         writer.write(await reply(json.loads(await reader.readline())))
         writer.close()
 
-    server = await asyncio.start_unix_server(serve, tmp_path / "helper.sock")
+    server = await asyncio.start_unix_server(serve, tmp_path / "helper.sock", backlog=4096)  # as systemd has it
     async with server:
         yield PamAuthenticator(
             socket=str(tmp_path / "helper.sock"), timeout_seconds=1, support_contact="help@example.org"
@@ -106,6 +106,40 @@ async def test_a_helper_that_hangs_or_is_not_there_is_unavailable_and_the_hub_go
         assert ticks > 30
     absent = PamAuthenticator(socket=str(tmp_path / "absent.sock"))
     assert (await refusal(absent)).status_code == 503
+
+
+async def test_of_190_people_at_once_some_wait_and_all_get_in(tmp_path: Path) -> None:
+    busy, most = 0, 0
+
+    async def reply(request: dict[str, str]) -> bytes:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await asyncio.sleep(0.02)
+        busy -= 1
+        return json.dumps({"result": "ok", "user": request["user"]}).encode() + b"\n"
+
+    async with helper_that(tmp_path, reply) as authenticator:
+        authenticator.timeout_seconds = 60
+        people = [{"username": f"user{number}", "password": "12345678"} for number in range(190)]
+        models = await asyncio.gather(*(authenticator.get_authenticated_user(HANDLER, person) for person in people))
+    assert [model["name"] for model in models] == [person["username"] for person in people]
+    assert 100 < most <= base.ATTEMPTS_AT_ONCE
+
+
+async def test_while_attempts_hang_in_every_place_an_account_is_still_asked_about(tmp_path: Path) -> None:
+    async def reply(request: dict[str, str]) -> bytes:
+        if "account" not in request:
+            await asyncio.sleep(30)
+        return b'{"result": "ok", "user": "alice"}\n'
+
+    async with helper_that(tmp_path, reply) as authenticator:
+        people = [refusal(authenticator, f"user{number}") for number in range(base.ATTEMPTS_AT_ONCE + 10)]
+        hanging = asyncio.gather(*people)
+        await asyncio.sleep(0.1)
+        assert await authenticator.refresh_user(Person()) is True
+        assert authenticator._standings["alice"].result == "ok"
+        assert {error.status_code for error in await hanging} == {503}
 
 
 @pytest.mark.parametrize(("user", "password"), [("", "x"), ("alice", ""), ("alice", "é" * 256)])

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hpchub.privileged import login, pam
 
 ME = pwd.getpwuid(os.getuid())
-CONFIG = login.Config("hpchub", "hpcusers", ME.pw_name, 1000, "^[a-z_][a-z0-9_-]{0,31}$", 5)
+CONFIG = login.Config("hpchub", {}, "hpcusers", ME.pw_name, 1000, "^[a-z_][a-z0-9_-]{0,31}$", 5)
 ALICE = pwd.struct_passwd(("alice", "x", 2001, 2000, "", "/home/alice", "/bin/bash"))
 GOOD = pam.Outcome("account", pam.PAM_SUCCESS, 1)
 
@@ -39,7 +39,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if ME.pw_name != "root":
         accounts[ME.pw_name] = ME
     (tmp_path / "pam.d").mkdir()
-    (tmp_path / "pam.d/hpchub").touch()
+    (tmp_path / "pam.d/hpchub").write_text("auth required pam_unix.so\naccount required pam_unix.so\n")
     (tmp_path / "login.json").write_text(json.dumps(CONFIG.__dict__))
     monkeypatch.setattr(login, "CONFIG", tmp_path / "login.json")
     monkeypatch.setattr(login, "LOCKS", tmp_path)
@@ -155,9 +155,89 @@ def test_a_missing_pam_service_is_not_replaced_by_pams_own_other(site: Path, mon
     assert attempt().result == "unavailable"
 
 
+DUO = "[duo]\nikey = DI\nfailmode = secure\nautopush = yes\n"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a file of root's needs root")
+@pytest.mark.parametrize(
+    ("content", "mode", "result"),
+    [
+        (DUO, 0o600, "ok"),
+        (DUO.replace(" = ", "="), 0o400, "ok"),
+        ("# failmode = safe fails open\n" + DUO, 0o600, "ok"),
+        (None, 0o600, "unavailable"),
+        (DUO, 0o640, "unavailable"),
+        (DUO, 0o604, "unavailable"),
+        ("", 0o600, "unavailable"),
+        (DUO.replace("secure", "safe"), 0o600, "unavailable"),
+        (DUO.replace("secure", "secured"), 0o600, "unavailable"),
+        (DUO.replace("failmode", "; failmode"), 0o600, "unavailable"),
+        (DUO.replace("failmode", "  failmode"), 0o600, "unavailable"),  # which continues the line before
+        (DUO + "failmode: safe\n", 0o600, "unavailable"),
+        (DUO + "failmode = secure\n", 0o600, "unavailable"),
+    ],
+)
+def test_a_module_is_not_asked_while_its_file_would_make_it_let_everybody_in(
+    site: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, mode: int, result: str
+) -> None:
+    duo = site / "pam_duo.conf"
+    if content is not None:
+        duo.write_text(content)
+        duo.chmod(mode)
+    (site / "login.json").write_text(json.dumps(CONFIG.__dict__ | {"files": {str(duo): "failmode=secure"}}))
+    pam_says(monkeypatch, lambda *_args: (site / "asked").touch() or GOOD)
+    assert attempt().result == result
+    assert (site / "asked").exists() == (result == "ok")
+    pam_says(monkeypatch, lambda *_args: pam.Outcome("account", pam.PAM_SUCCESS, 0))
+    assert standing().result == "ok"  # no module of the auth phase is asked about an account
+
+
+def test_a_secret_file_that_somebody_else_owns_or_reads_is_not_relied_on(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    radius = site / "radius.conf"
+    radius.write_text("192.0.2.1 a-shared-secret 5\n")
+    radius.chmod(0o644)
+    (site / "login.json").write_text(json.dumps(CONFIG.__dict__ | {"files": {str(radius): ""}}))
+    pam_says(monkeypatch, lambda *_args: GOOD)
+    verdict = attempt()
+    assert (verdict.result, verdict.reason) == ("unavailable", f"{radius} is not a file of root's alone")
+    assert "a-shared-secret" not in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("rules", "result"),
+    [
+        ("@include common", "ok"),
+        ("-auth required x\n@include common-account", "ok"),
+        ("auth include common\nAccount required x", "ok"),
+        ("", "unavailable"),
+        ("# auth required x\naccount required x", "unavailable"),
+        ("auth required x", "unavailable"),
+        ("auth include common-account\naccount required x", "unavailable"),
+        ("@include hpchub", "unavailable"),
+        ("@include nowhere\nauth required x\naccount required x", "unavailable"),
+    ],
+)
+def test_for_a_phase_without_rules_pams_own_other_is_not_asked(
+    site: Path, monkeypatch: pytest.MonkeyPatch, rules: str, result: str
+) -> None:
+    (site / "pam.d/hpchub").write_text(rules)
+    (site / "pam.d/common").write_text("auth required x\naccount required x\n")
+    (site / "pam.d/common-account").write_text("account required x\n")
+    pam_says(monkeypatch, lambda *_args: GOOD)
+    assert attempt().result == result
+
+
 def test_broken_settings_let_nobody_in(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pam_says(monkeypatch, lambda *_args: GOOD)
-    for broken in ("", "[]", json.dumps(CONFIG.__dict__ | {"uid_min": True}), json.dumps(CONFIG.__dict__ | {"x": 1})):
+    for broken in (
+        "",
+        "[]",
+        json.dumps(CONFIG.__dict__ | {"uid_min": True}),
+        json.dumps(CONFIG.__dict__ | {"x": 1}),
+        json.dumps(CONFIG.__dict__ | {"files": [["/etc/duo"]]}),
+    ):
         (site / "login.json").write_text(broken)
         with pytest.raises(ValueError, match=r".*"):
             attempt()
@@ -284,7 +364,7 @@ def outcome(stage: str, code: int, asked: int = 1, refused: str = "") -> pam.Out
         (outcome("account", pam.PAM_SUCCESS), "ok"),
         (outcome("authenticate", pam.PAM_AUTH_ERR), "denied"),
         (outcome("authenticate", pam.PAM_USER_UNKNOWN, asked=0), "denied"),
-        (outcome("authenticate", pam.PAM_MAXTRIES), "locked"),
+        (outcome("authenticate", pam.PAM_MAXTRIES), "denied"),
         (outcome("authenticate", pam.PAM_AUTHINFO_UNAVAIL), "unavailable"),
         (outcome("account", pam.PAM_PERM_DENIED), "locked"),
         (outcome("account", pam.PAM_ACCT_EXPIRED), "expired"),
@@ -371,7 +451,7 @@ def test_the_one_hidden_prompt_gets_the_secret_and_texts_are_kept() -> None:
 
 @pytest.mark.parametrize(
     ("styles", "refused"),
-    [([ON], "echo-on prompt"), ([OFF, OFF], "second prompt"), ([OFF, ON], "echo-on prompt"), ([99], "echo-on prompt")],
+    [([ON], "echo-on prompt"), ([OFF, OFF], "second prompt"), ([OFF, ON], "second prompt"), ([99], "echo-on prompt")],
 )
 def test_any_other_round_of_prompts_gets_nothing(styles: list[int], refused: str) -> None:
     code, found, answers = converse(styles)

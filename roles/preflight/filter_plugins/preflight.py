@@ -37,7 +37,10 @@ def preflight_inventory(given: Mapping[str, Any], specs: Mapping[str, Spec], of_
     for name, spec in asked.items():
         problems += _value(name, spec, given)
     # What belongs together is judged only where each part is right by itself.
-    return problems or [*_queues(given), *_url(given), *_tls(given), *_reachable(given), *_form(given), *_ldap(given)]
+    return problems or [
+        *_queues(given), *_url(given), *_tls(given), *_reachable(given), *_form(given), *_ldap(given),
+        *_stack(given), *_radius(given),
+    ]  # fmt: skip
 
 
 def _unknown(given: Mapping[str, Any], specs: Mapping[str, Spec]) -> Iterable[str]:
@@ -59,7 +62,7 @@ def _value(name: str, spec: Spec, given: Mapping[str, Any]) -> Problems:
 def _element(name: str, spec: Spec, element: object) -> Problems:
     """Check one element of a list by itself, so that the message can say which."""
     if not isinstance(element, dict):
-        return [f"{name} must be a list of mappings, and {element!r} is none."]
+        return [f"{name} must be a list of mappings, and {_shown(spec, element)} is none."]
     label = f"{name} '{element['name']}'" if "name" in element else f"{name}, an element without name"
     options = spec["options"]
     problems = [f"{label}: unknown key '{key}'." + _meant(key, options) for key in element if key not in options]
@@ -84,7 +87,13 @@ def _by_spec(label: str, spec: Spec, value: Mapping[str, Any]) -> Problems:
         return []
     kind = "mappings" if option.get("elements") == "dict" else option["type"]
     wanted = f"one of {', '.join(option['choices'])}" if "choices" in option else _KINDS[kind]
-    return [f"{label} is {value[name]!r}, and must be {wanted}: {_sentence(option)}"]
+    return [f"{label} is {_shown(option, value[name])}, and must be {wanted}: {_sentence(option)}"]
+
+
+def _shown(option: Spec, value: object) -> str:
+    """Return a value as a message may show it, which a secret, or what should have held one, is not."""
+    secret = any(part.get("no_log") for part in (option, *option.get("options", {}).values()))
+    return "something that is not shown here" if secret else repr(value)
 
 
 _KINDS = {
@@ -150,6 +159,66 @@ def _reachable(given: Mapping[str, Any]) -> Iterable[str]:
 
 def _proxy_port(given: Mapping[str, Any]) -> int:
     return int(given.get("jupyterhub_proxy_port") or urlsplit(given["jupyterhub_url"]).port or 443)
+
+
+def _stack(given: Mapping[str, Any]) -> Iterable[str]:
+    """Say what does not belong together in the way to sign in."""
+    stack, service = given.get("jupyterhub_pam_stack", "oath_unix"), given.get("jupyterhub_pam_service")
+    seconds = int(given.get("jupyterhub_login_timeout_seconds", 60))
+    if stack == "own" and not service:
+        yield "jupyterhub_pam_service is not set, and jupyterhub_pam_stack is own. Name your file in /etc/pam.d."
+    if stack != "own" and service:
+        yield (
+            f"jupyterhub_pam_service is {service}, but jupyterhub_pam_stack is {stack}."
+            " Write jupyterhub_pam_stack: own, or remove the first."
+        )
+    if service and not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", service):
+        yield (
+            f"jupyterhub_pam_service is {service}. Write the name of a file in /etc/pam.d, in small letters, without"
+            " its directory."
+        )
+    users_file = given.get("jupyterhub_pam_oath_users_file", "/etc/oath/users/${USER}")
+    if not re.fullmatch(r"/[^$]*/[^/$]*\$\{USER\}[^/$]*", users_file):
+        yield (
+            f"jupyterhub_pam_oath_users_file is {users_file}. Write a file for each user, such as"
+            " /etc/oath/users/${USER}."
+        )
+    if stack == "duo" and seconds < 60:
+        yield (
+            f"jupyterhub_login_timeout_seconds is {seconds}, but a push waits for up to 60 s, and jupyterhub_pam_stack"
+            " is duo. Write at least 60."
+        )
+    if stack == "password" and not given.get("jupyterhub_pam_accept_single_factor"):
+        yield (
+            "jupyterhub_pam_stack is password, a single factor. Choose another or, for a test system, write"
+            " jupyterhub_pam_accept_single_factor: true."
+        )
+
+
+def _radius(given: Mapping[str, Any]) -> Iterable[str]:
+    """Say what would keep the RADIUS module from asking, or make it ask for longer than anybody waits."""
+    if given.get("jupyterhub_pam_stack") != "radius":
+        return
+    servers = given.get("jupyterhub_pam_radius_servers") or []
+    seconds = int(given.get("jupyterhub_pam_radius_timeout_seconds", 5))
+    whole = int(given.get("jupyterhub_login_timeout_seconds", 60))
+    if not servers:
+        yield "jupyterhub_pam_radius_servers is empty, and jupyterhub_pam_stack is radius. Name at least one server."
+    for server in servers:
+        for key in ("host", "secret"):
+            if not re.fullmatch(r"[^\s#]\S*", str(server[key])):
+                yield (
+                    f"jupyterhub_pam_radius_servers '{server['host']}': {key} is empty, has a blank, or begins with #."
+                    " Choose another."
+                )
+    if not 3 <= seconds <= 60:
+        yield f"jupyterhub_pam_radius_timeout_seconds is {seconds}. Write 3 to 60, which is what the module can do."
+    longest = len(servers) * 2 * seconds
+    if longest + 5 > whole:
+        yield (
+            f"jupyterhub_pam_radius_timeout_seconds is {seconds}, so {len(servers)} servers may take {longest} s, but"
+            f" jupyterhub_login_timeout_seconds is {whole}: lower the first, or make that {longest + 5}."
+        )
 
 
 def _form(given: Mapping[str, Any]) -> Iterable[str]:
@@ -227,7 +296,80 @@ def preflight_host(
                 f"Port {port['port']}, on which {unit} would listen, cannot be had: {port['taken']}"
                 f" (ss -ltnp sport = :{port['port']})."
             )
-    return problems + _scheduler(answers["scheduler"], queues)
+    return [*problems, *_sign_in(answers["sign_in"]), *_scheduler(answers["scheduler"], queues)]
+
+
+_HARM = {
+    "localifdown": "lets people in when no RADIUS server answers",
+    "nullok": "lets an account without a password in",
+    "alwaysok": "lets people in whatever they type",
+}
+
+
+def _sign_in(answer: Mapping[str, Any]) -> Iterable[str]:
+    """Say what on the host would let the wrong people in, or nobody."""
+    yield from _service(answer["service"], answer["rules"], shipped=answer["shipped"])
+    tokens = answer.get("tokens")
+    if tokens and not tokens["known"]:
+        yield (
+            f"jupyterhub_pam_oath_users_file: {tokens['directory']} is no directory on the login node. Make it,"
+            " for root alone (install -d -m 0700), with a file for each user."
+        )
+    elif tokens and tokens["open"]:
+        yield f"{tokens['directory']}, which holds token secrets, is open to others than root. Run chmod 0700 on it."
+    if tokens and tokens["with_pin"]:
+        yield (
+            f"In {tokens['directory']} the files of {', '.join(tokens['with_pin'])} hold a PIN of their own. Write + in"
+            " its place: the PIN is now the account's password (docs/install.md, How people sign in)."
+        )
+    for host in answer.get("servers_without_address", ()):
+        yield f"jupyterhub_pam_radius_servers '{host}' has no address on the login node (getent hosts {host})."
+    if answer.get("duo") is not None:
+        yield from _duo(answer["duo"])
+    sssd = answer.get("sssd")
+    if sssd and not sssd["runs"]:
+        yield "sssd does not run on the login node, and it is what would check the secret (systemctl status sssd)."
+    if sssd and not sssd["module"]:
+        yield (
+            "pam_sss is not on the login node. Install libpam-sss (Debian) or sssd-client (EL) yourself: it may change"
+            " how the whole host signs people in, so that hpchub does not."
+        )
+
+
+def _service(service: str, rules: Sequence[Mapping[str, Any]] | None, *, shipped: bool) -> Iterable[str]:
+    if rules is None:
+        yield f"/etc/pam.d/{service} is not on the login node. Write it, or correct jupyterhub_pam_service."
+        return
+    phases = {rule["phase"] for rule in rules}
+    for phase in ("account",) if shipped else ("auth", "account"):
+        if phase not in phases:
+            yield f"/etc/pam.d/{service} has no {phase} phase, so PAM would take that of the service 'other'. Add one."
+    for rule in rules:
+        place = f"{rule['file']}, line {rule['line']}"
+        for option in _HARM.keys() & rule["words"]:
+            yield f"{place}: {option} {_HARM[option]}. Take it out, or include another file in /etc/pam.d/{service}."
+        if rule["phase"] == "account" and "pam_faillock.so" in rule["words"]:
+            yield (
+                f"{place}: pam_faillock in the account phase. The hub runs that phase every few minutes for everybody"
+                " who is signed in, and each time it forgets the failures. Use authsucc in the auth phase instead, in"
+                " a service of your own (jupyterhub_pam_stack: own)."
+            )
+
+
+def _duo(answer: Mapping[str, Any]) -> Iterable[str]:
+    path, wanted = answer["path"], {"failmode": "secure", "autopush": "yes"}
+    if not answer["known"]:
+        yield (
+            f"jupyterhub_pam_duo_config_file: {path} is not on the login node; without it pam_duo lets everybody in."
+            " Write it, for root alone, with failmode = secure and autopush = yes."
+        )
+        return
+    if answer["open"]:
+        yield f"{path} can be read by others than root, and then pam_duo lets everybody in. Run chmod 0600 on it."
+    for key, value in wanted.items():
+        if answer["settings"].get(key) != value:
+            why = "with anything else it lets people in while Duo is out of reach" if key == "failmode" else ""
+            yield f"{path} does not say {key} = {value}" + (f": {why}." if why else ", without which pam_duo asks.")
 
 
 def _python(version: str, path: str) -> Problems:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import grp
+import re
 import socket
 import ssl
 import subprocess
@@ -28,12 +29,14 @@ options:
   directory: {description: URLs of the LDAP servers that must answer., type: list, elements: str, default: []}
   directory_ca_file: {description: Who may vouch for them., type: path}
   ports: {description: Unit of ours -> port that it listens on., type: dict, required: true}
+  sign_in: {description: How people sign in; see the function of this name., type: dict, required: true}
 """
 
 EXAMPLES = r"""
 - name: Ask
   preflight_probe: {python: /usr/bin/python3, scheduler: slurm, scheduler_prefix: /usr/bin, shared_prefix: /opt/hpchub,
-    group: hpcusers, host: login1, ports: {hpchub.service: 8081}}
+    group: hpcusers, host: login1, ports: {hpchub.service: 8081},
+    sign_in: {stack: radius, service: common-account, tokens: "", servers: [radius.example.org], duo: "", first: ""}}
 """
 
 RETURN = r"""
@@ -45,6 +48,7 @@ LDAP_SECONDS = 10
 # RFC 4511, section 4.14.1: the extended request 1.3.6.1.4.1.1466.20037 as message 1, and the result code of its answer.
 START_TLS = bytes.fromhex("301d02010177188016") + b"1.3.6.1.4.1.1466.20037"
 STARTS_TLS = b"\x0a\x01\x00"
+PAM_SERVICES = Path("/etc/pam.d")
 
 
 def run(*argv: str) -> tuple[int, str]:
@@ -125,6 +129,77 @@ def group_known(name: str) -> bool:
     return True
 
 
+def rules(service: str, phase: str = "", seen: tuple[str, ...] = ()) -> list[dict[str, Any]] | None:
+    """Return the rules of a PAM service, with those that it includes, or None if it has no file.
+
+    Of an included file, `phase` says which phase counts; "" means all.
+    """
+    path = PAM_SERVICES / service
+    if not path.is_file() or path in map(Path, seen):
+        return [] if seen else None
+    found: list[dict[str, Any]] = []
+    joined = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
+    for number, text in enumerate(joined.splitlines(), 1):
+        words = re.sub(r"\[[^\]]*\]", "[]", text.partition("#")[0]).split()
+        own, control = (words[0].lstrip("-").lower(), words[1]) if len(words) > 2 else ("", "")
+        if words[:1] == ["@include"]:
+            found += rules(words[1], phase, (*seen, str(path))) or []
+        elif phase in ("", own) and control in ("include", "substack"):
+            found += rules(words[2], own, (*seen, str(path))) or []
+        elif own and phase in ("", own):
+            names = [word.rpartition("/")[2] for word in words[2:]]
+            found.append({"phase": own, "file": str(path), "line": number, "words": names})
+    return found
+
+
+def for_root_alone(path: Path) -> bool:
+    """Return whether nobody but root can look at a file or into a directory."""
+    status = path.stat()
+    return status.st_uid == 0 and not status.st_mode & 0o077
+
+
+def tokens(directory: Path) -> dict[str, Any]:
+    """Return what is to be known about token files without their secrets: whose hold a PIN besides."""
+    with_pin = set()
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        lines = [line.split() for line in path.read_text(errors="replace").splitlines()] if path.is_file() else []
+        with_pin |= {words[1] for words in lines if len(words) > 3 and words[2] != "+"}
+    known = directory.is_dir()
+    return {
+        "directory": str(directory),
+        "known": known,
+        "open": known and not for_root_alone(directory),
+        "with_pin": sorted(with_pin),
+    }
+
+
+def duo(path: Path) -> dict[str, Any]:
+    """Return what pam_duo's file says about failing and asking, and nothing of its keys."""
+    if not path.is_file():
+        return {"path": str(path), "known": False}
+    pairs = [line.partition("=") for line in path.read_text(errors="replace").splitlines()]
+    settings = {key.strip(): value.strip() for key, _, value in pairs if key.strip() in ("failmode", "autopush")}
+    return {"path": str(path), "known": True, "open": not for_root_alone(path), "settings": settings}
+
+
+def sign_in(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what there is of `stack`: the rules of `service`, and what else it relies on."""
+    stack = asked["stack"]
+    answer: dict[str, Any] = {"service": asked["service"], "shipped": stack != "own"}
+    answer["rules"] = rules(asked["service"], "" if stack == "own" else "account")
+    if stack in ("oath_unix", "oath_sss"):
+        answer["tokens"] = tokens(Path(asked["tokens"]))
+    if stack == "radius":
+        hosts = [re.sub(r"^\[(.*)\](:\d+)?$|:\d+$", r"\1", host) for host in asked["servers"]]
+        answer["servers_without_address"] = [host for host in hosts if not addresses(host)]
+    if stack == "duo":
+        answer["duo"] = duo(Path(asked["duo"]))
+    if stack in ("oath_sss", "sss") or (stack in ("duo", "password") and asked["first"] == "pam_sss"):
+        modules = [*Path("/usr").glob("lib*/security/pam_sss.so"), *Path("/usr/lib").glob("*/security/pam_sss.so")]
+        answer["sssd"] = {"runs": run("systemctl", "is-active", "--quiet", "sssd")[0] == 0, "module": bool(modules)}
+    return answer
+
+
 def main() -> None:
     """Answer."""
     module = AnsibleModule(
@@ -139,6 +214,7 @@ def main() -> None:
             "directory": {"type": "list", "elements": "str", "default": []},
             "directory_ca_file": {"type": "path"},
             "ports": {"type": "dict", "required": True},
+            "sign_in": {"type": "dict", "required": True},
         },
         supports_check_mode=True,
     )
@@ -156,6 +232,7 @@ def main() -> None:
         "ports": {
             unit: {"port": int(port), "taken": taken_by(int(port), unit)} for unit, port in asked["ports"].items()
         },
+        "sign_in": sign_in(asked["sign_in"]),
         "systemd": Path("/run/systemd/system").is_dir(),
     }
     module.exit_json(changed=False, answers=answers)

@@ -41,6 +41,9 @@ ACCOUNT_SECONDS = 10.0
 """How long a page waits for the helper's word about an account, which needs nobody's thumb on a phone."""
 GRACE_SECONDS = 30 * 60.0
 """How long a session goes on while nobody can say whether its account is good."""
+ATTEMPTS_AT_ONCE = 128
+CHECKS_AT_ONCE = 32
+"""Processes of the helper that run at once; whoever comes then waits. The socket refuses what is more than both."""
 ENDED = ("denied", "locked", "expired")
 """Answers after which every session and token of the account is gone for good."""
 
@@ -111,6 +114,8 @@ class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no 
     support_contact = Unicode("", config=True, help="Whom to ask, shown with a refusal that trying again cannot mend.")
     timeout_seconds = Integer(75, min=1, config=True, help="How long the helper may take; above its own time limit.")
     throttle = Instance(Throttle, args=())
+    _attempts = Instance(asyncio.Semaphore, args=(ATTEMPTS_AT_ONCE,))
+    _checks = Instance(asyncio.Semaphore, args=(CHECKS_AT_ONCE,))  # of their own: hanging attempts end no session
     _standings: Dict[str, Standing] = Dict()
     _clock: Callable[[], float] = staticmethod(time.monotonic)
 
@@ -196,11 +201,12 @@ class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no 
     async def ask(self, user: str, message: dict[str, str], seconds: float) -> str:
         """One request about `user` to the helper, one process there: "ok" or a key of NOTICES.
 
-        Whatever goes wrong, or takes longer than `seconds`, is "unavailable".
+        Whatever goes wrong, or takes longer than `seconds`, waiting for its turn included, is "unavailable".
         """
         request = json.dumps(message).encode() + b"\n"
+        turn = self._attempts if "password" in message else self._checks
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), turn:
                 reader, writer = await asyncio.open_unix_connection(self.socket, limit=MAX_ANSWER_BYTES)
                 try:
                     writer.write(request)

@@ -20,6 +20,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -32,6 +33,7 @@ CONFIG = Path("/etc/hpchub/login.json")
 LOCKS = Path("/run/hpchub-login")
 PAM_SERVICES = Path("/etc/pam.d")
 MAX_REQUEST_BYTES = 4096
+MAX_INCLUDES = 8
 READ_SECONDS = 5
 REFUSAL_SECONDS = 1.0  # no refusal is quicker, so that its time does not tell whether PAM was asked
 RESULTS = ("ok", "denied", "locked", "expired", "new_pin", "unavailable")
@@ -41,7 +43,7 @@ _AUTHENTICATE = {
     pam.PAM_PERM_DENIED: "denied",
     pam.PAM_CRED_INSUFFICIENT: "denied",
     pam.PAM_USER_UNKNOWN: "denied",
-    pam.PAM_MAXTRIES: "locked",
+    pam.PAM_MAXTRIES: "denied",  # a push that was turned down
     pam.PAM_NEW_AUTHTOK_REQD: "new_pin",
     pam.PAM_ACCT_EXPIRED: "expired",
     pam.PAM_AUTHTOK_EXPIRED: "expired",
@@ -59,9 +61,13 @@ _ACCOUNT = {
 
 @dataclass(frozen=True)
 class Config:
-    """login.json. `timeout_seconds` bounds the whole attempt, waiting for an attempt of the same user included."""
+    """login.json. `timeout_seconds` bounds the whole attempt, waiting for an attempt of the same user included.
+
+    `files` are what the modules of `service` do not refuse without: path -> the setting that it must hold, "" for none.
+    """
 
     service: str
+    files: dict[str, str]
     users_group: str
     hub_user: str
     uid_min: int
@@ -101,6 +107,8 @@ def read_config(path: Path) -> Config:
         raise ValueError(f"{path}: uid_min and timeout_seconds must be whole numbers above 0")
     if any(type(text) is not str or not text for text in texts) or "/" in config.service:
         raise ValueError(f"{path}: names must be text, and service the name of a file in /etc/pam.d")
+    if type(config.files) is not dict or any(type(setting) is not str for setting in config.files.values()):
+        raise ValueError(f"{path}: files must be paths, each with a setting or an empty text")
     re.compile(config.username_pattern)
     return config
 
@@ -144,6 +152,38 @@ def refused_before_pam(config: Config, request: Request) -> str:
     return ""
 
 
+def phases(service: str, depth: int = 0) -> set[str]:
+    """What a PAM service has rules for. For anything else PAM takes the service "other", whatever that allows.
+
+    Raises OSError without a file.
+    """
+    found = set()
+    for line in (PAM_SERVICES / service).read_text(encoding="utf-8", errors="replace").splitlines():
+        phase, control, target = [*line.split(), "", "", ""][:3]
+        phase = phase.lstrip("-").lower()
+        if phase == "@include" and depth < MAX_INCLUDES:
+            found |= phases(control, depth + 1)
+        elif control != "include" or (depth < MAX_INCLUDES and phase in phases(target, depth + 1)):
+            found.add(phase)
+    return found
+
+
+def unfit(path: str, setting: str) -> str:
+    """Why a module must not be asked that relies on this file ("" if it may). Raises OSError if it cannot be read.
+
+    The file has to be root's alone and, unless `setting` is empty, to name its key in that one line and no other.
+    """
+    with Path(path).open(encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o077:
+            return f"{path} is not a file of root's alone"
+        key = setting.partition("=")[0]
+        said = [line for line in file if key in line and not line.lstrip().startswith(("#", ";"))]
+    if setting and [re.sub(r"\s*=\s*", "=", line.rstrip()) for line in said] != [setting]:
+        return f"{path} does not say {setting}, once"
+    return ""
+
+
 def judge(outcome: pam.Outcome, prompts: int = 1) -> Verdict:
     """What a finished PAM conversation means. Anything not foreseen is "unavailable".
 
@@ -174,7 +214,11 @@ def attempt(config: Config, request: Request) -> Verdict:
         name = LOCKS / f"uid-{pwd.getpwnam(request.user).pw_uid}"
         lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-    (PAM_SERVICES / config.service).stat()  # without the file PAM would take the service "other", whatever it allows
+        reasons = [unfit(path, setting) for path, setting in config.files.items()]
+        if any(reasons):
+            return Verdict("unavailable", ", ".join(filter(None, reasons)))
+    if not {"auth", "account"} <= phases(config.service):
+        return Verdict("unavailable", f"{config.service} has no rules for auth, or none for account")
     outcome = pam.check(config.service, request.user, request.password, request.rhost)
     return judge(outcome, prompts=0 if request.password is None else 1)
 

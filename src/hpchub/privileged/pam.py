@@ -104,7 +104,8 @@ def _converse(
                 outcome.messages.append((message.text or b"").decode("utf-8", "replace"))
             continue
         if message.style != _PROMPT_ECHO_OFF:
-            outcome.refused = outcome.refused or "echo-on prompt"
+            further = outcome.asked > 0 and secret is not None
+            outcome.refused = outcome.refused or ("second prompt" if further else "echo-on prompt")
             return PAM_CONV_ERR
         outcome.asked += 1
         if outcome.asked > 1 or secret is None:
