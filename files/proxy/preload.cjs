@@ -1,0 +1,22 @@
+// Loaded before the proxy, for what it has no option for.
+const { readFileSync } = require("node:fs");
+const https = require("node:https");
+const { join } = require("node:path");
+
+// It knows only an environment variable for its token: a unit's environment can be read by any user, a credential
+// cannot. What is set here never shows in /proc.
+process.env.CONFIGPROXY_AUTH_TOKEN = readFileSync(join(process.env.CREDENTIALS_DIRECTORY, "proxy-token"), "utf8").trim();
+
+// On every answer of a public port, whatever hub or Lab said: HSTS as the site has it, and no version of any software.
+const { HPCHUB_HSTS } = process.env;
+const { createServer } = https;
+https.createServer = (options, answer) =>
+  createServer(options, (request, response) => {
+    const { writeHead } = response;
+    response.writeHead = (...head) => {
+      for (const name of ["Server", "X-JupyterHub-Version", "Strict-Transport-Security"]) response.removeHeader(name);
+      if (HPCHUB_HSTS) response.setHeader("Strict-Transport-Security", HPCHUB_HSTS);
+      return writeHead.apply(response, head);
+    };
+    return answer(request, response);
+  });
