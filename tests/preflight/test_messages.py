@@ -28,7 +28,7 @@ READY: dict[str, Any] = {
     },
     "group": {"name": "hpcusers", "known": True},
     "host": {"name": "login1", "addresses": ["192.0.2.1"]},
-    "missing_files": [],
+    "certificate": None,
     "directory": {},
     "ports": {"hpchub.service": {"port": 8081, "taken": ""}},
     "sign_in": {
@@ -132,11 +132,6 @@ def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
             {"ports": {"hpchub.service": {"port": 8081, "taken": "Address already in use"}}},
             "Port 8081, on which hpchub.service would listen, cannot be had: Address already in use"
             " (ss -ltnp sport = :8081).",
-        ),
-        (
-            {"missing_files": ["/etc/ssl/private/hub.example.org.key"]},
-            "/etc/ssl/private/hub.example.org.key is not on the login node."
-            " jupyterhub_proxy_tls_* name the certificate and its key.",
         ),
         (
             {"directory": {"ldaps://ldap.example.org": "certificate verify failed"}},

@@ -5,19 +5,23 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.parsing.convert_bool import boolean
 
 Spec = Mapping[str, Any]
 Problems = list[str]
 
 OLDEST_PYTHON = (3, 11)
 LDAP_SERVER = r"(ldaps|ldap\+starttls)://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
+DAYS_TO_RENEW = 14
 
 
 def preflight_specs(roles: str) -> dict[str, Spec]:
@@ -139,6 +143,19 @@ def _url(given: Mapping[str, Any]) -> Iterable[str]:
         yield f"jupyterhub_url is {given['jupyterhub_url']}. Passwords travel over it: write https://."
     elif not url.hostname or url.query or url.fragment or url.username:
         yield f"jupyterhub_url is {given['jupyterhub_url']}. Write https://, a host name and, if need be, a port."
+    elif boolean(given.get("jupyterhub_subdomains", False)) and _is_address(url.hostname):
+        yield (
+            f"jupyterhub_subdomains is true, and jupyterhub_url is {given['jupyterhub_url']}: an address has no names"
+            " below. Write a host name, or drop jupyterhub_subdomains."
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _tls(given: Mapping[str, Any]) -> Iterable[str]:
@@ -286,8 +303,8 @@ def preflight_host(
     if not answers["host"]["addresses"]:
         name = answers["host"]["name"]
         problems.append(f"jupyterhub_connect_host '{name}' has no address on the login node (getent hosts {name}).")
-    for path in answers["missing_files"]:
-        problems.append(f"{path} is not on the login node. jupyterhub_proxy_tls_* name the certificate and its key.")
+    if answers["certificate"]:
+        problems += _certificate(answers["certificate"])
     for url, error in answers["directory"].items():
         problems.append(f"jupyterhub_ldap_servers: {url} cannot be asked from the login node: {error}.")
     for unit, port in answers["ports"].items():
@@ -380,6 +397,87 @@ def _python(version: str, path: str) -> Problems:
     return []
 
 
+def _certificate(told: Mapping[str, Any]) -> Problems:
+    certificate, key = told["path"], told["key_path"]
+    problems = []
+    for name, path, error in (
+        ("jupyterhub_proxy_tls_certificate", certificate, told["error"]),
+        ("jupyterhub_proxy_tls_private_key", key, told["key_error"]),
+    ):
+        if error:
+            problems.append(f"{name} is {path}, which root cannot read on the login node: {error}.")
+    if not told["openssl"]:
+        return [*problems, "The login node has no program openssl, which certificates are checked with. Install it."]
+    if told["readers"]:
+        who = " and ".join(told["readers"])
+        problems.append(f"The key {key} can be read by {who}. Close it: chown root:root {key}; chmod 600 {key}")
+    if not told["key_error"] and not told["key_opens"]:
+        problems.append(
+            f"{key} holds no private key in PEM that opens without a passphrase, and nobody is there to type one."
+            f" Write it anew: openssl pkey -in {key} -out NEW"
+        )
+    if not told["error"] and not told["is_certificate"]:
+        problems.append(
+            f"{certificate} holds no certificate in PEM. If it is in DER, convert it:"
+            f" openssl x509 -inform der -in {certificate} -out NEW"
+        )
+    return problems + (_validity(told) if told["is_certificate"] else [])
+
+
+def _validity(told: Mapping[str, Any]) -> Problems:
+    certificate, key = told["path"], told["key_path"]
+    problems = []
+    if told["now"] > told["ends"]:
+        problems.append(f"The certificate {certificate} ended on {_date(told['ends'])}. Have a new one issued.")
+    if told["now"] < told["starts"]:
+        problems.append(
+            f"The certificate {certificate} is good from {_date(told['starts'])} on, and the login node's clock says"
+            f" {_date(told['now'])}. Correct the clock (timedatectl), or wait."
+        )
+    if told["key_opens"] and not any(told["key_of"]):
+        problems.append(
+            f"The key {key} is not the one of the certificate {certificate}. Name the key with which it was requested."
+        )
+    elif told["key_opens"] and not told["key_of"][0]:
+        problems.append(
+            f"The key {key} belongs to the certificate number {told['key_of'].index(True) + 1} in {certificate}."
+            " Put that first, and its chain behind it."
+        )
+    names = ", ".join(told["names"]) or "no name (it has no subjectAltName)"
+    for name, covered in told["covers"].items():
+        if not covered or not told["names"]:
+            asks = "jupyterhub_subdomains" if name.startswith("*") else "jupyterhub_url"
+            problems.append(
+                f"The certificate {certificate} is for {names}, and {asks} needs {name}. Have one issued for"
+                f" {' and '.join(told['covers'])}, or change {asks}."
+            )
+    return problems
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def preflight_warnings(answers: Mapping[str, Any]) -> Problems:
+    """Return what a sysadmin has to know soon, and what need not stop a run."""
+    told = answers["certificate"]
+    if not told or not told.get("is_certificate"):
+        return []
+    warnings = []
+    days = (told["ends"] - told["now"]) / 86400
+    if 0 <= days < DAYS_TO_RENEW:
+        warnings.append(
+            f"The certificate {told['path']} ends on {_date(told['ends'])}, in {days:.0f} days. Renew it, then:"
+            " systemctl restart hpchub-proxy"
+        )
+    if told["lacks_issuer"]:
+        warnings.append(
+            f"{told['path']} lacks the certificate of the issuer, {told['issuer']}, which the login node does not know"
+            " either. Unless it is a root that browsers here trust, append it: they would refuse the hub."
+        )
+    return warnings
+
+
 def _scheduler(answer: Mapping[str, str], queues: Sequence[Mapping[str, Any]]) -> Problems:
     if answer["error"]:
         return [f"The scheduler does not answer: {answer['error']} ({answer['command']})."]
@@ -438,5 +536,6 @@ class FilterModule:
             "preflight_specs": preflight_specs,
             "preflight_inventory": preflight_inventory,
             "preflight_host": preflight_host,
+            "preflight_warnings": preflight_warnings,
             "preflight_report": preflight_report,
         }

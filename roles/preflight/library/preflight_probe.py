@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import grp
+import pwd
 import re
 import socket
 import ssl
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,9 @@ options:
   shared_prefix: {description: The directory that all nodes see., type: path, required: true}
   group: {description: The group of the hub's users., type: str, required: true}
   host: {description: The name by which compute nodes reach the hub., type: str, required: true}
-  files: {description: Files that must be there., type: list, elements: path, default: []}
+  certificate: {description: The file with the site's certificate and its chain., type: path}
+  private_key: {description: The file with its key., type: path}
+  names: {description: Host names and addresses that it has to be good for., type: list, elements: str, default: []}
   directory: {description: URLs of the LDAP servers that must answer., type: list, elements: str, default: []}
   directory_ca_file: {description: Who may vouch for them., type: path}
   ports: {description: Unit of ours -> port that it listens on., type: dict, required: true}
@@ -49,13 +54,15 @@ LDAP_SECONDS = 10
 START_TLS = bytes.fromhex("301d02010177188016") + b"1.3.6.1.4.1.1466.20037"
 STARTS_TLS = b"\x0a\x01\x00"
 PAM_SERVICES = Path("/etc/pam.d")
+FIRST_PERSON = 1000
+"""Accounts and groups from this id on are people's, on every distribution that is supported."""
 
 
-def run(*argv: str) -> tuple[int, str]:
-    """Return a program's status and output, or 127 and the reason if it cannot be run."""
+def run(*argv: str, text: str = "") -> tuple[int, str]:
+    """Return a program's status and output, or 127 and the reason if it cannot be run; it reads `text`."""
     try:
         done = subprocess.run(  # noqa: S603 - argument lists of our own
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False
+            argv, input=text, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return 124, f"{argv[0]} gave no answer within {SECONDS} s"
@@ -200,6 +207,85 @@ def sign_in(asked: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def read(path: str) -> tuple[str, str]:
+    """Return a file's text, and why it cannot be had ("" if it can)."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace"), ""
+    except OSError as error:
+        return "", str(error.strerror)
+
+
+def openssl(command: str, *arguments: str, text: str) -> str:
+    """Return what openssl makes of a text, "" if it cannot; a passphrase is never asked for."""
+    status, output = run("openssl", command, *arguments, text=text)
+    return output if status == 0 else ""
+
+
+def readers(path: str) -> list[str]:
+    """Return which people can read a file: everybody, a group of theirs, or one who owns it."""
+    real = Path(path).resolve()
+    status = real.stat()
+    found = []
+    if status.st_uid >= FIRST_PERSON:
+        found.append(f"its owner {_name(pwd.getpwuid, status.st_uid)}")
+    if status.st_gid >= FIRST_PERSON and status.st_mode & 0o040:
+        found.append(f"the group {_name(grp.getgrgid, status.st_gid)}")
+    if status.st_mode & 0o004 and all(parent.stat().st_mode & 0o001 for parent in real.parents):
+        found.append("everybody")
+    return found
+
+
+def _name(look_up: Callable[[int], Any], number: int) -> str:
+    """Return the name of an account or group, its number if it has none."""
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def certificate(path: str, key_path: str, names: list[str]) -> dict[str, Any]:
+    """Return what can be said of a certificate, its key and its chain; `error` and `key_error` say why no more can."""
+    text, error = read(path)
+    key, key_error = read(key_path)
+    answer: dict[str, Any] = {"path": path, "error": error, "key_path": key_path, "key_error": key_error}
+    answer["openssl"] = run("openssl", "version")[0] == 0
+    if not answer["openssl"]:
+        return answer
+    answer["readers"] = [] if key_error else readers(key_path)
+    public = openssl("pkey", "-pubout", "-passin", "pass:", text=key)
+    answer["key_opens"] = bool(public)
+    own = openssl("x509", "-noout", "-subject", "-issuer", "-nameopt", "RFC2253", "-startdate", "-enddate", text=text)
+    answer["is_certificate"] = bool(own)
+    if own:
+        fields = dict(line.split("=", 1) for line in own.splitlines() if "=" in line)
+        names_text = openssl("x509", "-noout", "-ext", "subjectAltName", text=text)
+        blocks = re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+        answer |= {
+            "now": time.time(),
+            "starts": ssl.cert_time_to_seconds(fields["notBefore"]),
+            "ends": ssl.cert_time_to_seconds(fields["notAfter"]),
+            "issuer": fields["issuer"].strip(),
+            "names": re.findall(r"(?:DNS|IP Address):([^,\s]+)", names_text),
+            "covers": {name: covers(text, name) for name in names},
+            "key_of": [bool(public) and openssl("x509", "-noout", "-pubkey", text=block) == public for block in blocks],
+            "lacks_issuer": lacks_issuer(path),
+        }
+    return answer
+
+
+def covers(text: str, name: str) -> bool:
+    """Return whether a certificate is good for a host name, an address, or every name below one (*.name)."""
+    address = re.fullmatch(r"[0-9.]+|.*:.*", name)
+    asked = ("-checkip" if address else "-checkhost", name.replace("*", "any-user"))
+    return "does match" in openssl("x509", "-noout", *asked, text=text)
+
+
+def lacks_issuer(path: str) -> bool:
+    """Return whether neither the file nor the host has the certificate of the issuer."""
+    status, output = run("openssl", "verify", "-no_check_time", "-untrusted", path, path)
+    return status != 0 and "error 20 at 0 depth" in output
+
+
 def main() -> None:
     """Answer."""
     module = AnsibleModule(
@@ -210,7 +296,9 @@ def main() -> None:
             "shared_prefix": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
             "host": {"type": "str", "required": True},
-            "files": {"type": "list", "elements": "path", "default": []},
+            "certificate": {"type": "path"},
+            "private_key": {"type": "path"},
+            "names": {"type": "list", "elements": "str", "default": []},
             "directory": {"type": "list", "elements": "str", "default": []},
             "directory_ca_file": {"type": "path"},
             "ports": {"type": "dict", "required": True},
@@ -225,7 +313,9 @@ def main() -> None:
         "scheduler": queues(asked["scheduler"], asked["scheduler_prefix"]),
         "group": {"name": asked["group"], "known": group_known(asked["group"])},
         "host": {"name": asked["host"], "addresses": addresses(asked["host"])},
-        "missing_files": [path for path in asked["files"] if not Path(path).is_file()],
+        "certificate": certificate(asked["certificate"], asked["private_key"], asked["names"])
+        if asked["certificate"]
+        else None,
         "directory": {
             url: error for url in asked["directory"] if (error := directory_error(url, asked["directory_ca_file"]))
         },
