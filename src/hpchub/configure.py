@@ -6,7 +6,7 @@ import logging
 import os
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote, urlparse
+from urllib.parse import quote, urlparse, urlunparse
 
 import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from traitlets.config import Config
@@ -22,6 +22,14 @@ NAMED_SERVERS = 4
 NODE_POLL_SECONDS = 30
 ROUTES_SECONDS = 30
 """How soon a proxy that was restarted has its routes again; JupyterHub's default is five minutes."""
+
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",  # as JupyterHub's frame-ancestors 'none'
+}
 
 
 class QuietRefusals(logging.Filter):
@@ -72,12 +80,17 @@ def hub(c: Config, site: Site) -> None:
     c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
     c.JupyterHub.admin_access = False
     c.JupyterHub.log_level = "INFO"
-    c.JupyterHub.tornado_settings = {
-        "headers": {
-            "Referrer-Policy": "same-origin",
-            "X-Content-Type-Options": "nosniff",
-        }
-    }
+    c.JupyterHub.tornado_settings = {"headers": HEADERS, "cookie_options": cookie_options(site)}
+    if site.hub.subdomains:
+        c.JupyterHub.subdomain_host = urlunparse(urlparse(site.hub.public_url)._replace(path=""))
+        # no other host can set such a cookie; it goes to every path of its own, so not where Labs are on the hub's host
+        c.JupyterHub.cookie_host_prefix_enabled = True
+
+
+def cookie_options(site: Site) -> dict[str, object]:
+    """What all cookies of the hub and of the Labs have; JupyterHub hands it on to them."""
+    # a link from elsewhere finds the user signed in, a form or a frame from elsewhere does not
+    return {"secure": True, "samesite": "Lax", "expires_days": site.hub.session_hours / 24}
 
 
 def proxy(c: Config, site: Site, token: str) -> None:
@@ -101,6 +114,7 @@ def sign_in(c: Config, site: Site) -> None:
     c.HpcAuthenticator.socket = site.login.socket
     c.HpcAuthenticator.label = site.login.label
     c.HpcAuthenticator.banner = site.login.banner
+    c.HpcAuthenticator.consent = site.login.consent
     c.HpcAuthenticator.support_contact = site.support_contact
     c.HpcAuthenticator.timeout_seconds = site.login.timeout_seconds
     if site.login.ldap:

@@ -50,6 +50,9 @@ class Hub(Model):
     session_hours: Annotated[float, Field(gt=0, le=24 * 31)] = Field(
         12, description="how long a sign-in lasts, in hours"
     )
+    subdomains: bool = Field(
+        False, description="whether each user's servers have a host name of their own, below that of public_url"
+    )
     admins: tuple[Name, ...] = Field((), description="user names that see the admin page", strict=False)
     idle_stop_minutes: Annotated[int, Field(ge=0)] = Field(
         120, description="minutes after which an idle server is stopped; 0 means never"
@@ -107,6 +110,7 @@ class Login(Model):
     socket: AbsolutePath = Field("/run/hpchub-login.sock", description="the socket of the login helper")
     label: str = Field("Password", description="what the field for the secret is called on the login page")
     banner: str = Field("", description="text above the login form; empty means none")
+    consent: str = Field("", description="what people agree to by a tick before they sign in; empty means nothing")
     timeout_seconds: Annotated[int, Field(ge=1, le=600)] = Field(
         75, description="how long an answer of the login helper may take, in seconds"
     )

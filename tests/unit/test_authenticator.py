@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from tornado import httpserver, netutil, web
 from traitlets.config import Config
 
 from hpchub.lab import server
-from hpchub.login import base
+from hpchub.login import base, handlers
 from hpchub.login.base import NOTICES, HpcAuthenticator, LoginRefused, client_address
 from hpchub.login.pam import PamAuthenticator
 
@@ -48,9 +49,11 @@ def always(answer: object) -> Reply:
     return reply
 
 
-async def refusal(authenticator: HpcAuthenticator, user: str = "alice", password: str = "12345678") -> LoginRefused:
+async def refusal(
+    authenticator: HpcAuthenticator, user: str = "alice", password: str = "12345678", **more: str
+) -> LoginRefused:
     with pytest.raises(LoginRefused) as caught:
-        await authenticator.get_authenticated_user(HANDLER, {"username": user, "password": password})
+        await authenticator.get_authenticated_user(HANDLER, {"username": user, "password": password, **more})
     return caught.value
 
 
@@ -154,6 +157,25 @@ async def test_the_secret_is_in_no_log(tmp_path: Path, caplog: pytest.LogCapture
         await refusal(authenticator, password="very-secret")
     assert "Failed login for 'alice'" in caplog.text
     assert "very-secret" not in caplog.text
+
+
+async def test_whoever_does_not_agree_to_the_terms_is_asked_nothing_else_and_loses_no_code(tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def reply(request: dict[str, str]) -> bytes:
+        seen.append(request)
+        return b'{"result": "ok", "user": "alice"}\n'
+
+    async with helper_that(tmp_path, reply) as authenticator:
+        authenticator.consent = "I obey the rules of use."
+        for form in ({}, {"consent": ""}, {"consent": "no"}):
+            for _ in range(6):  # more than the throttle bears
+                error = await refusal(authenticator, **form)
+                assert error.status_code == 403
+                assert "ticking the box" in error.jupyterhub_message
+        assert seen == []
+        form = {"username": "alice", "password": "12345678", "consent": "yes"}
+        assert (await authenticator.get_authenticated_user(HANDLER, form))["name"] == "alice"
 
 
 # -- too many failures
@@ -354,10 +376,10 @@ class Hub:
         """A token of a user, like the one that a Lab gets for a visitor with this browser session."""
         return str(orm.APIToken.new(user=orm.User.find(self.app.db, user), session_id=session_id))
 
-    async def status(self, browser: ClientSession, token: str = "") -> int:
+    async def status(self, browser: ClientSession, token: str = "", cookies: dict[str, str] | None = None) -> int:
         """Of the question who one is, with the browser's cookie or with a token: a Lab asks it about its visitors."""
         headers = {"Authorization": f"token {token}"} if token else {}
-        async with browser.get(f"{self.url}/hub/api/user", headers=headers) as answer:
+        async with browser.get(f"{self.url}/hub/api/user", headers=headers, cookies=cookies) as answer:
             return answer.status
 
 
@@ -414,12 +436,48 @@ async def test_an_outage_ends_nothing(hub: Hub) -> None:
 async def test_signing_out_ends_the_tokens_of_this_browser_alone(hub: Hub) -> None:
     async with browser() as here, browser() as elsewhere, browser() as nobodys:
         await hub.sign_in(here, "alice")
+        await asyncio.sleep(1.1)  # a login cookie knows its second
         await hub.sign_in(elsewhere, "alice")
         session = next(cookie.value for cookie in here.cookie_jar if cookie.key == "jupyterhub-session-id")
         mine, own = hub.token("alice", session), hub.token("alice")
+        copy = {cookie.key: cookie.value for cookie in here.cookie_jar if cookie.key != "_xsrf"}
+        assert await hub.status(nobodys, cookies=copy) == 200
         await here.get(f"{hub.url}/hub/logout")
         assert [await hub.status(here), await hub.status(nobodys, mine)] == [403, 403]
         assert [await hub.status(elsewhere), await hub.status(nobodys, own)] == [200, 200]
+        login = {"jupyterhub-hub-login": copy["jupyterhub-hub-login"]}
+        assert [await hub.status(nobodys, cookies=some) for some in (copy, login)] == [403, 403]
+        await hub.sign_in(here, "alice")
+        assert [await hub.status(here), await hub.status(nobodys, cookies=copy)] == [200, 403]
+
+
+async def test_what_was_signed_out_is_remembered_as_long_as_it_could_be_used(hub: Hub) -> None:
+    def remembered() -> list[float]:
+        return [record.until for record in hub.app.db.query(handlers.SignedOut)]
+
+    hub.app.db.add(handlers.SignedOut(digest="old", until=time.time() - 1))
+    async with browser() as alices, browser() as nobodys:
+        await hub.sign_in(alices, "alice")
+        await alices.get(f"{hub.url}/hub/logout")
+        (until,) = remembered()
+        assert until - time.time() == pytest.approx(hub.app.cookie_max_age_days * 24 * 3600, abs=60)
+        await nobodys.get(f"{hub.url}/hub/logout")
+        assert len(remembered()) == 1, "somebody who is not signed in filled the table"
+
+
+async def test_nobody_signs_in_under_the_host_name_of_a_user(hub: Hub) -> None:
+    hub.app.tornado_application.settings |= {"subdomain_host": "https://hub.example.org", "domain": "hub.example.org"}
+    hub.words["bob"] = "denied"
+    async with browser() as bobs:
+        for method, form in (("GET", None), ("POST", {"username": "bob", "password": "12345678"})):
+            headers = {"Host": "Alice.hub.example.org"}
+            address = f"{hub.url}/hub/login?next=/user/alice/"
+            async with bobs.request(method, address, data=form, headers=headers, allow_redirects=False) as answer:
+                assert answer.status == 302
+                assert answer.headers["Location"] == "https://hub.example.org/hub/login?next=/user/alice/"
+                assert "Set-Cookie" not in answer.headers
+        async with bobs.get(f"{hub.url}/hub/login", headers={"Host": "HUB.example.org:8443"}) as answer:
+            assert answer.status == 200
 
 
 async def test_the_login_page_says_how_long_to_wait(hub: Hub) -> None:
@@ -472,11 +530,14 @@ def test_the_login_page_names_the_secret_as_the_site_does_and_browsers_do_not_of
     pages = Environment(
         loader=ChoiceLoader([FileSystemLoader(own), DictLoader({"templates/login.html": stock})]), autoescape=True
     )
-    site = SimpleNamespace(label="PIN followed by token code", banner="<b>Authorised use only</b>")
+    site = SimpleNamespace(label="PIN followed by token code", banner="<b>Authorised use only</b>", consent="")
     html = pages.get_template("login.html").render(authenticator=site)
     assert "PIN followed by token code:" in html
     assert 'autocomplete="one-time-code"' in html
     assert "current-password" not in html
     assert "&lt;b&gt;Authorised use only" in html
-    site.banner = ""
-    assert "login-banner" not in pages.get_template("login.html").render(authenticator=site)
+    assert "consent" not in html
+    site.banner, site.consent = "", "I obey <b>all</b> rules."
+    html = pages.get_template("login.html").render(authenticator=site)
+    assert "login-banner" not in html
+    assert "I obey &lt;b&gt;all&lt;/b&gt; rules." in html

@@ -7,6 +7,7 @@ job can inherit it. The port is bound before anything is started and reported on
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -114,5 +115,8 @@ def run(bound: socket.socket, token: str, report: Callable[[int], None]) -> int:
     LabServer.bound = bound
     LabServer.report = staticmethod(report)
     Lab.lab_config = defaults(os.environ["HOME"], token)
+    # JupyterHub reads these for all cookies but _xsrf; a job from before an upgrade has none
+    cookie_options = json.loads(os.environ.get("JUPYTERHUB_COOKIE_OPTIONS", "{}"))
+    Lab.lab_config.ServerApp.tornado_settings = {"xsrf_cookie_kwargs": cookie_options}
     Lab.launch_instance(argv=[])
     return getattr(LabServer.instance(), "exit_code", 0)

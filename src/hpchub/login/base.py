@@ -24,6 +24,7 @@ from tornado import web
 from tornado.http1connection import HTTP1Connection
 from traitlets import Dict, Instance, Integer, Unicode, default
 
+from hpchub.login import handlers
 from hpchub.login.throttle import Throttle, TooManyFailures
 
 # JupyterHub 6.1.1 reads this of every request when an account is refused, but sets it for those with a token alone.
@@ -67,6 +68,7 @@ THROTTLED = (
     "Too many failed attempts to sign in. Wait {}, then try again. "
     "Your account is not locked, and signing in by SSH is not affected."
 )
+CONSENT = "To sign in, agree to the terms by ticking the box. Nothing was checked, and your code is still good."
 
 
 class LoginRefused(web.HTTPError):
@@ -111,6 +113,7 @@ class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no 
     socket = Unicode("/run/hpchub-login.sock", config=True, help="Path of the login helper's socket.")
     label = Unicode("PIN followed by token code", config=True, help="What the login page calls the secret.")
     banner = Unicode("", config=True, help="Text that stands above the login form.")
+    consent = Unicode("", config=True, help="What a person has to agree to before signing in; empty means nothing.")
     support_contact = Unicode("", config=True, help="Whom to ask, shown with a refusal that trying again cannot mend.")
     timeout_seconds = Integer(75, min=1, config=True, help="How long the helper may take; above its own time limit.")
     throttle = Instance(Throttle, args=())
@@ -135,6 +138,10 @@ class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no 
     def _refresh_pre_spawn(self) -> bool:
         return True
 
+    def get_handlers(self, app: object) -> list[tuple[str, type[BaseHandler]]]:
+        """Our own login page and logout; JupyterHub takes the first that fits an address."""
+        return handlers.ROUTES
+
     def normalize_username(self, username: str) -> str:
         """Lower case and nothing else, so that the name that PAM checked is the name that gets in."""
         return username.lower()
@@ -149,6 +156,8 @@ class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no 
 
     async def authenticate(self, handler: web.RequestHandler, data: dict[str, str]) -> str:
         """Give the user name if the secret is verified; every refusal is an HTTPError that the login page shows."""
+        if self.consent and data.get("consent") != "yes":
+            raise LoginRefused("without consent", 403, CONSENT)
         user = self.normalize_username(data.get("username", ""))
         secret = data.get("password", "")
         sizes = ((user, MAX_NAME_BYTES), (secret, MAX_SECRET_BYTES))

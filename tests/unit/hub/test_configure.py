@@ -52,6 +52,24 @@ def test_the_sites_values_arrive(config: Config, site_file: Path) -> None:
     assert config.HpcAuthenticator.socket == "/run/hpchub-login.sock"
 
 
+def test_every_cookie_is_for_tls_alone_and_ends_with_the_session(config: Config) -> None:
+    assert config.JupyterHub.tornado_settings["cookie_options"] == {
+        "secure": True,
+        "samesite": "Lax",
+        "expires_days": 0.5,
+    }
+
+
+def test_each_user_has_a_host_name_only_if_the_site_says_so(site: Site, config: Config) -> None:
+    assert "subdomain_host" not in config.JupyterHub
+    assert "cookie_host_prefix_enabled" not in config.JupyterHub
+    apart = {"subdomains": True, "public_url": "https://hub.example.org:8443/jupyter/"}
+    configure.hub(config, site.model_copy(update={"hub": site.hub.model_copy(update=apart)}))
+    assert config.JupyterHub.subdomain_host == "https://hub.example.org:8443"
+    assert config.JupyterHub.base_url == "/jupyter/"
+    assert config.JupyterHub.cookie_host_prefix_enabled is True
+
+
 def test_the_culler_has_the_least_role_and_only_if_it_is_wanted(site: Site, config: Config, site_file: Path) -> None:
     (role,) = config.JupyterHub.load_roles
     assert role["scopes"] == ["list:users", "read:users:activity", "read:servers", "delete:servers"]
