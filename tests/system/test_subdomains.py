@@ -137,6 +137,7 @@ def test_what_runs_beside_a_lab_opens_under_its_host_name_as_a_dask_dashboard_do
 ) -> None:
     for node in ("c1", "c2"):  # wherever his Lab is
         run(node, "systemd-run --quiet --collect --uid=bob timeout 60 python3 -m http.server 47123 --bind 127.0.0.1")
+        run(node, "timeout 20 sh -c 'until ss -ltn | grep -q :47123; do sleep 0.5; done'")
     answer = page.goto(f"{origin(BOB)}/user/bob/proxy/47123/etc/")
     assert answer
     assert answer.status == 200
