@@ -136,7 +136,8 @@ def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
         (
             {"directory": {"ldaps://ldap.example.org": "certificate verify failed"}},
             "jupyterhub_ldap_servers: ldaps://ldap.example.org cannot be asked from the login node:"
-            " certificate verify failed.",
+            " certificate verify failed. Write the name that its certificate has, and its authority's certificate to"
+            " jupyterhub_ldap_ca_file.",
         ),
         (
             signs_in(service="centre", rules=None),

@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = os.environ.get("CLUSTER", "demo")
 SECRETS = ROOT / "build" / CLUSTER / "secrets"
 UNITS = ("ldap-server@636", "ldap-server@1636")
-AS_HUB = ["runuser", "-u", "hpchub", "--", "/usr/local/lib/hpchub/hub/current/bin/python"]
 DENIED = "Sign-in refused. Check user name and secret."
 UNAVAILABLE = "Sign-in is unavailable at the moment. Your account is not affected."
 NO_SECRET = "000000000000"
@@ -253,36 +252,3 @@ def test_secrets_are_in_no_log_and_the_lookup_password_in_one_closed_file(erins_
     assert [found for found in (erins_secret, lookup) if found in journal] == []
     assert run("login1", f"grep -rl {lookup} /etc/hpchub") == "/etc/hpchub/secrets/ldap-password"
     assert run("login1", "stat -c '%a %U' /etc/hpchub/secrets/ldap-password") == "600 root"
-
-
-def race(unit: str, rounds: int) -> dict[str, int]:
-    """Eight sign-ins at once with one code, so many times: how many times how many succeeded."""
-    asked = {
-        "server": "ldaps://ctl:1636",
-        "unit": unit,
-        "rounds": rounds,
-        "admin": secret("ldap-admin.password"),
-        "users": {
-            user: {"pin": secret(f"{user}.pin"), "token": secret(f"{user}.token")} for user in ("alice", "bob", "erin")
-        },
-    }
-    program = (Path(__file__).parent / "ldap_race.py").read_text()
-    done = subprocess.run(
-        ["podman", "exec", "-i", f"hpchub-{CLUSTER}-login1", *AS_HUB, "-I", "-c", program],
-        input=json.dumps(asked), text=True, capture_output=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    print(f"{unit}: {rounds} times eight sign-ins at once with one code; successes -> times: {done.stdout.strip()}")
-    found: dict[str, int] = json.loads(done.stdout)
-    return found
-
-
-@pytest.mark.parametrize("unit", ["people", "counters"])
-def test_of_eight_sign_ins_at_once_with_one_code_one_succeeds(unit: str) -> None:
-    assert race(unit, 9) == {"1": 9}
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("unit", ["people", "counters"])
-def test_of_eight_sign_ins_at_once_with_one_code_one_succeeds_five_hundred_times(unit: str) -> None:
-    assert race(unit, 500) == {"1": 500}

@@ -74,7 +74,8 @@ class Server:
         try:
             connection = plain if self.start_tls else self._tls.wrap_socket(plain, server_side=True)
             while message := connection.recv(4096):
-                number, operation = message[4], message[5]
+                at = 2 + (message[1] & 0x7F if message[1] & 0x80 else 0)  # behind a length of several bytes
+                number, operation = message[at + 2], message[at + 3]
                 self.binds += operation == BIND
                 self.at_once += 1
                 self.most_at_once = max(self.at_once, self.most_at_once)
@@ -203,17 +204,20 @@ async def test_start_tls_comes_before_the_bind(
         assert await status(authenticator) == 200
 
 
+@pytest.mark.parametrize(("operation", "expected"), [(BIND, 503), (SEARCH, 403)])
 async def test_no_server_that_an_answer_refers_to_is_asked(
-    tmp_path: Path, certificates: dict[str, Path], serve: Callable[..., Server]
+    tmp_path: Path, certificates: dict[str, Path], serve: Callable[..., Server], operation: int, expected: int
 ) -> None:
-    other = serve(always(OK))
-    address = other.url.encode()
+    other, group = serve(always(OK)), "cn=hub,dc=example,dc=org"
+    address = f"{other.url}/{group}".encode()
 
-    def refer(number: int, operation: int) -> bytes:
-        return said(number, operation, REFERRAL, bytes([0xA3, len(address) + 2, 4, len(address)]) + address)
+    def refer(number: int, asked: int) -> bytes:
+        if asked != operation:
+            return said(number, asked, OK)
+        return said(number, asked, REFERRAL, bytes([0xA3, len(address) + 2, 4, len(address)]) + address)
 
-    async with hub(tmp_path, certificates["ca"], serve(refer).url) as authenticator:
-        assert await status(authenticator) == 503
+    async with hub(tmp_path, certificates["ca"], serve(refer).url, allowed_groups=(group,)) as authenticator:
+        assert await status(authenticator) == expected
     assert other.connections == 0
 
 

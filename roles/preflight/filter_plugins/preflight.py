@@ -252,9 +252,13 @@ def _form(given: Mapping[str, Any]) -> Iterable[str]:
             yield f"{name} is {value}, but {key} of the queue '{first['name']}', with which the form opens, is {limit}."
 
 
-def _ldap(given: Mapping[str, Any]) -> Iterable[str]:
+def _ldap(given: Mapping[str, Any]) -> Problems:
     if given.get("jupyterhub_login_method", "pam") != "ldap":
-        return
+        return []
+    return [*_ldap_servers(given), *_ldap_entries(given)]
+
+
+def _ldap_servers(given: Mapping[str, Any]) -> Iterable[str]:
     servers = given.get("jupyterhub_ldap_servers") or []
     if not servers:
         yield "jupyterhub_ldap_servers is empty, and jupyterhub_login_method is ldap. Write at least one ldaps://HOST."
@@ -262,11 +266,21 @@ def _ldap(given: Mapping[str, Any]) -> Iterable[str]:
         scheme, _, place = str(url).partition("://")
         if scheme == "ldap":
             yield (
-                f"jupyterhub_ldap_servers: {url} has no TLS, and PINs travel over it. Write ldaps://{place.split(':')[0]}"
-                f" or ldap+starttls://{place}."
+                f"jupyterhub_ldap_servers: {url} has no TLS, and PINs travel over it. Write"
+                f" ldaps://{place.split(':')[0]} or ldap+starttls://{place}."
             )
         elif not re.fullmatch(LDAP_SERVER, str(url)):
             yield f"jupyterhub_ldap_servers: {url} is no server. Write ldaps://HOST, and a port if need be."
+    one = int(given.get("jupyterhub_ldap_timeout_seconds", 5))
+    whole = int(given.get("jupyterhub_login_timeout_seconds", 60))
+    if not 0 < one < whole:
+        yield (
+            f"jupyterhub_ldap_timeout_seconds is {one}, for one answer, and jupyterhub_login_timeout_seconds is"
+            f" {whole}, for all. Write 1 to {whole - 1}."
+        )
+
+
+def _ldap_entries(given: Mapping[str, Any]) -> Iterable[str]:
     template, base = given.get("jupyterhub_ldap_bind_dn"), given.get("jupyterhub_ldap_search_base")
     if bool(template) == bool(base):
         both = "are both set" if base else "are both empty"
@@ -306,7 +320,12 @@ def preflight_host(
     if answers["certificate"]:
         problems += _certificate(answers["certificate"])
     for url, error in answers["directory"].items():
-        problems.append(f"jupyterhub_ldap_servers: {url} cannot be asked from the login node: {error}.")
+        remedy = (
+            " Write the name that its certificate has, and its authority's certificate to jupyterhub_ldap_ca_file."
+            if "certificate" in error
+            else ""
+        )
+        problems.append(f"jupyterhub_ldap_servers: {url} cannot be asked from the login node: {error}.{remedy}")
     for unit, port in answers["ports"].items():
         if port["taken"]:
             problems.append(
