@@ -6,6 +6,7 @@ Submitting and cancelling need the user's rights and live in `hpchub.privileged`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -49,6 +50,14 @@ class JobState:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """How many jobs of a queue wait, and the place among them by the scheduler's present order."""
+
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Queue:
     """A queue as it is now. None means: no limit known, or everybody."""
 
@@ -62,6 +71,8 @@ class Queue:
     deny_projects: frozenset[str] = frozenset()
     allow_groups: frozenset[str] | None = None
     allow_users: frozenset[str] | None = None
+    deny_groups: frozenset[str] = frozenset()
+    deny_users: frozenset[str] = frozenset()
     allow_qos: frozenset[str] | None = None
     deny_qos: frozenset[str] = frozenset()
 
@@ -74,6 +85,8 @@ class Queue:
             and project.name not in self.deny_projects
             and (self.allow_groups is None or not self.allow_groups.isdisjoint(groups))
             and (self.allow_users is None or user in self.allow_users)
+            and self.deny_groups.isdisjoint(groups)
+            and user not in self.deny_users
             and (self.allow_qos is None or not project.qos or not self.allow_qos.isdisjoint(project.qos))
             and (not project.qos or not project.qos <= self.deny_qos)
         )
@@ -99,7 +112,12 @@ class Reservation:
     projects: frozenset[str] = frozenset()
     denied_projects: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
+    both: bool = False
+    """PBS: with users and groups, one must be in both lists; Slurm has either."""
     queue: str | None = None
+    maintenance: bool = False
+    """It keeps jobs away, and is for nobody."""
+    start: float | None = None
     end: float | None = None
     """Seconds since the epoch."""
 
@@ -109,14 +127,27 @@ class Reservation:
         Users or groups, and projects: who is named in both lists must match both (Slurm, `man scontrol`, Users=).
         """
         people = bool(self.users or self.groups)
+        listed = user in self.users, not self.groups.isdisjoint(groups)
         return (
             self.active
+            and not self.maintenance
             and bool(people or self.projects or self.denied_users or self.denied_projects)
-            and (not people or user in self.users or not self.groups.isdisjoint(groups))
+            and (not people or (all(listed) if self.both else any(listed)))
             and (not self.projects or project in self.projects)
             and user not in self.denied_users
             and project not in self.denied_projects
         )
+
+
+def places(waiting: Sequence[tuple[str, str]]) -> dict[str, Place]:
+    """(job id, queue) of jobs that wait, the next one first, as places."""
+    total = Counter(queue for _, queue in waiting)
+    passed: Counter[str] = Counter()
+    found = {}
+    for job_id, queue in waiting:
+        passed[queue] += 1
+        found[job_id] = Place(passed[queue], total[queue])
+    return found
 
 
 Ask = Callable[[Sequence[str]], Awaitable[str]]
@@ -132,8 +163,11 @@ class Scheduler(Protocol):
     async def ended(self, job_ids: Collection[str]) -> Mapping[str, JobState]:
         """What the accounting knows of jobs that are no longer listed."""
 
-    async def find(self, user: str, tag: str) -> str | None:
-        """The id of the user's job with this tag, if there is one."""
+    async def tags(self, user: str) -> Mapping[str, str]:
+        """The tags of this user's own jobs, by id. A user can write them, so they say nothing about anybody else."""
+
+    async def places(self) -> Mapping[str, Place]:
+        """The places of all jobs that wait, whosever they are, by id."""
 
     async def queues(self) -> Mapping[str, Queue]:
         """All queues, by name."""

@@ -1,4 +1,8 @@
-"""PBS (OpenPBS 20 and later, PBS Professional): argument lists, and pure parsers of `qstat -F json` and `pbs_rstat`.
+"""PBS (OpenPBS 20 and later, PBS Professional): argument lists, and pure parsers of what its commands print.
+
+Jobs are read from `qstat -f -w`: one attribute a line, line breaks written as \\n (qstat.c, convert_feed_chars). Its
+JSON of 20.0 to 23.06 leaves a quote at the beginning of a value as it is, so a variable of one user could pretend to be
+another user's job. Queues and nodes hold what administrators wrote, and are read from JSON.
 
 PBS has no list of projects. Until the site names another source, a user's projects are the groups of the user.
 """
@@ -7,14 +11,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from hpchub.scheduler import JOB_NAME, Ask, JobState, Phase, Project, Queue, Reservation, SchedulerUnavailable
+from hpchub.scheduler import (
+    JOB_NAME,
+    Ask,
+    JobState,
+    Phase,
+    Place,
+    Project,
+    Queue,
+    Reservation,
+    SchedulerUnavailable,
+    places,
+)
+from hpchub.scheduler.words import pbs_reason
 
-# PBS Professional Reference Guide, "Job States"; pbs_ifl.h JOB_STATE_*; array states do not occur.
+# All of job.h JOB_STATE_LTR_* in 20.0 to 23.06; meanings: `man pbs_job_attributes`, job_state. 0 stands for unknown.
 PHASES: Mapping[str, tuple[Phase, str]] = {
     "Q": (Phase.WAITING, "queued"),
     "H": (Phase.WAITING, "held"),
@@ -28,25 +44,34 @@ PHASES: Mapping[str, tuple[Phase, str]] = {
     "E": (Phase.ENDING, "exiting"),
     "F": (Phase.ENDED, "finished"),
     "X": (Phase.ENDED, "finished"),
+    "0": (Phase.RUNNING, "unknown"),
 }
 
-# Beginnings of the scheduler's comments (pbs_sched, `translate_fail_code`).
-REASONS: Mapping[str, str] = {
-    "Not Running: Insufficient amount of resource": "It waits for free nodes.",
-    "Not Running: Not enough free nodes available": "It waits for free nodes.",
-    "Not Running: Draining system": "Other jobs are ahead of it in the queue.",
-    "Not Running: User has reached": "You have as many running jobs as you may have.",
-    "Not Running: Queue": "This queue has as many running jobs as it may have.",
-    "Not Running: Job would conflict with reservation": "It waits for a reservation to end.",
-    "Not Running: Job would cross": "It would not end before the next maintenance; ask for less time.",
-    "Can Never Run": "No node has what it asks for; stop it and ask for less.",
-    "Not Running: Host set": "It waits for free nodes.",
+# Exit_status below 0: the server's own reasons (job.h JOB_EXEC_*); from 256 on: 256 + the signal that ended the script.
+ENDS: Mapping[int, str] = {
+    0: "The job ended by itself.",
+    **dict.fromkeys((-1, -2, -3), "Its node could not start the job. Start again; it will get another node."),
+    **dict.fromkeys((-4, -5, -6), "Its node was restarted. Start again; it will get another node."),
+    -7: "The job could not be restarted. Start again.",
+    -10: "Its node does not know your account. Please tell your help desk the node's name.",
+    **dict.fromkeys((-11, -14, -15, -16, -18), "The job was requeued."),
+    -12: "The job was checkpointed and ended.",
+    -13: "Its node does not accept your password.",
+    **dict.fromkeys((-17, -19, -22), "A rule of the site ended the job."),
+    -20: "The job's node failed. Start again; it will get another node.",
+    -21: "Its node is not set up safely. Please tell your help desk the node's name.",
+    -23: "Its node got no Kerberos ticket of yours. Sign in again and start again.",
+    **dict.fromkeys((-24, -25), "The job used more cores than it asked for. Start again with more."),
+    **dict.fromkeys((-26, -27), "The job ran out of memory. Start again with more."),
+    -28: "The job used all the CPU time that it may use.",
+    -29: "The job reached its wall time.",
+    -30: "The job's nodes could not reach each other. Start again.",
+    256 + 15: "The job was cancelled.",
+    256 + 9: "The job was killed: cancelled, or out of memory.",
 }
-
-# Exit_status: 128 + signal for a killed script, below 0 for the server's own reasons (pbs_ifl.h JOB_EXEC_*).
-_WALLTIME_EXIT = -29
 
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,253}")
+_JOB_ID = re.compile(r"[0-9]{1,18}(\[[0-9]*\])?(\.[A-Za-z0-9.-]{1,100})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +86,27 @@ class Pbs:
 
     async def jobs(self) -> Mapping[str, JobState]:
         """One qstat for all jobs; the hub's are picked by their name."""
-        return parse_jobs(await self.ask((self._program("qstat"), "-f", "-F", "json")))
+        return parse_jobs(await self.ask((self._program("qstat"), "-f", "-w")))
 
     async def ended(self, job_ids: Collection[str]) -> Mapping[str, JobState]:
         """One qstat with history (-x); without job history PBS forgets, and then nothing is known."""
         if not job_ids:
             return {}
-        return parse_jobs(await self.ask((self._program("qstat"), "-x", "-f", "-F", "json", *sorted(job_ids))))
+        return parse_jobs(await self.ask((self._program("qstat"), "-x", "-f", "-w", *sorted(job_ids))))
 
-    async def find(self, user: str, tag: str) -> str | None:
+    async def tags(self, user: str) -> Mapping[str, str]:
         """One qstat; the tag is the job's variable HPCHUB_TAG."""
-        return parse_tags(await self.ask((self._program("qstat"), "-f", "-F", "json")), user).get(tag)
+        return parse_tags(await self.ask((self._program("qstat"), "-f", "-w")), user)
+
+    async def places(self) -> Mapping[str, Place]:
+        """One qstat for all jobs, in the order in which the server keeps them."""
+        return parse_places(await self.ask((self._program("qstat"), "-f", "-w")))
 
     async def queues(self) -> Mapping[str, Queue]:
-        """One qstat -Q."""
-        return parse_queues(await self.ask((self._program("qstat"), "-Q", "-f", "-F", "json")))
+        """qstat -Q for limits and access lists, pbsnodes for what one node has."""
+        queues = await self.ask((self._program("qstat"), "-Q", "-f", "-F", "json"))
+        nodes = await self.ask((self._program("pbsnodes"), "-a", "-F", "json"))
+        return parse_queues(queues, parse_nodes(nodes))
 
     async def projects(self, user: str, groups: Collection[str]) -> Sequence[Project]:
         """The user's groups."""
@@ -88,50 +119,93 @@ class Pbs:
     def explain(self, job: JobState) -> str:
         """Reason or end in plain words; what is not known is shown as it is."""
         if job.phase is Phase.WAITING:
-            plain = next((words for start, words in REASONS.items() if job.reason.startswith(start)), "")
-            return plain or (f"The scheduler says: {job.reason}." if job.reason else "")
+            return pbs_reason(job.reason)
         if job.phase is Phase.RUNNING and job.state == "suspended":
             return "The scheduler has suspended it."
-        return f"The job ended: {job.reason or job.state}." if job.phase is Phase.ENDED else ""
+        if job.phase is not Phase.ENDED:
+            return ""
+        status = int(job.reason) if re.fullmatch(r"-?[0-9]{1,4}", job.reason) else None
+        if status is None:
+            return "The job was cancelled before it ran." if job.state == "finished" else f"The job ended: {job.state}."
+        return ENDS.get(status, f"JupyterLab ended with an error (exit status {status}).")
+
+
+def parse_records(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """`qstat -f -w` as (id, attributes); of an attribute the first line counts. Raises SchedulerUnavailable."""
+    job_id, record = "", dict[str, str]()
+    for line in text.split("\n"):  # nothing else ends a line here: not what str.splitlines takes for one
+        if line.startswith("Job Id: "):
+            if job_id:
+                yield job_id, record
+            job_id, record = line.removeprefix("Job Id: ").strip(), {}
+            if not _JOB_ID.fullmatch(job_id):
+                raise SchedulerUnavailable(f"cannot read this job id of qstat: {job_id[:80]!r}")
+        elif line.startswith("    ") and job_id:
+            name, _, value = line[4:].partition(" = ")
+            record.setdefault(name, value)
+        elif line.strip():
+            raise SchedulerUnavailable(f"cannot read this line of qstat: {line[:80]!r}")
+    if job_id:
+        yield job_id, record
 
 
 def parse_jobs(text: str) -> dict[str, JobState]:
-    """`qstat -f -F json`, as {id: job} of the jobs that bear the hub's name."""
-    return {
-        job_id: _job(job_id, job)
-        for job_id, job in _section(text, "Jobs").items()
-        if isinstance(job, dict) and job.get("Job_Name") == JOB_NAME
-    }
+    """`qstat -f -w`, as {id: job} of the jobs that bear the hub's name."""
+    return {job_id: _job(job_id, job) for job_id, job in parse_records(text) if job.get("Job_Name") == JOB_NAME}
 
 
 def parse_tags(text: str, user: str) -> dict[str, str]:
-    """`qstat -f -F json`, as {tag: job id} of the user's jobs."""
-    return {
-        str(job["Variable_List"]["HPCHUB_TAG"]): job_id
-        for job_id, job in _section(text, "Jobs").items()
-        if isinstance(job, dict)
-        and job.get("Job_Name") == JOB_NAME
-        and _owner(job) == user
-        and "HPCHUB_TAG" in (job.get("Variable_List") or {})
-    }
+    """`qstat -f -w`, as {job id: tag} of the user's jobs that bear the hub's name."""
+    found = {}
+    for job_id, job in parse_records(text):
+        tag = re.search(r"(?:^|,)HPCHUB_TAG=([A-Za-z0-9_.:-]+)(?:,|$)", job.get("Variable_List", ""))
+        if job.get("Job_Name") == JOB_NAME and _owner(job) == user and tag:
+            found[job_id] = tag[1]
+    return found
 
 
-def parse_queues(text: str) -> dict[str, Queue]:
-    """`qstat -Q -f -F json`, execution queues only."""
-    return {
-        name: Queue(
+def parse_places(text: str) -> dict[str, Place]:
+    """`qstat -f -w`, as the places of the jobs that are queued."""
+    queued = [(job_id, job) for job_id, job in parse_records(text) if job.get("job_state") == "Q"]
+    queued.sort(key=lambda one: one[1].get("queue_rank", "").zfill(20))
+    return places([(job_id, job.get("queue", "")) for job_id, job in queued])
+
+
+def parse_nodes(text: str) -> dict[str, tuple[int, int, int]]:
+    """`pbsnodes -a -F json`, as {queue: (cores, MiB, GPUs)} of its largest nodes; "" is for nodes of all queues."""
+    largest: dict[str, tuple[int, int, int]] = {}
+    for node in _section(text, "nodes").values():
+        if not isinstance(node, dict):
+            continue
+        has = node.get("resources_available") or {}
+        found = (_integer(has.get("ncpus")) or 0, _mebibytes(has.get("mem")) or 0, _integer(has.get("ngpus")) or 0)
+        for queue in (str(node.get("queue", "")), *_names(str(has.get("Qlist", "")))):
+            before = largest.get(queue, (0, 0, 0))
+            largest[queue] = (max(before[0], found[0]), max(before[1], found[1]), max(before[2], found[2]))
+    return largest
+
+
+def parse_queues(text: str, nodes: Mapping[str, tuple[int, int, int]]) -> dict[str, Queue]:
+    """`qstat -Q -f -F json`, execution queues that jobs may be sent to, with the sizes of `parse_nodes`."""
+    queues = {}
+    for name, queue in _section(text, "Queue").items():
+        if not isinstance(queue, dict) or queue.get("queue_type") != "Execution" or _true(queue.get("from_route_only")):
+            continue
+        cores, memory, gpus = nodes.get(name) or nodes.get("", (0, 0, 0))
+        limits = queue.get("resources_max") or {}
+        queues[name] = Queue(
             name=name,
             up=_true(queue.get("enabled")) and _true(queue.get("started")),
-            max_walltime_minutes=_minutes(_resource(queue, "walltime")),
-            max_cores=_integer(_resource(queue, "ncpus")),
-            max_memory_mib=_mebibytes(_resource(queue, "mem")),
-            max_gpus=_integer(_resource(queue, "ngpus")) or 0,
+            max_walltime_minutes=_minutes(limits.get("walltime")),
+            max_cores=_least(_integer(limits.get("ncpus")), cores),
+            max_memory_mib=_least(_mebibytes(limits.get("mem")), memory),
+            max_gpus=_least(_integer(limits.get("ngpus")), gpus) or 0,
             allow_groups=_acl(queue, "acl_group_enable", "acl_groups"),
             allow_users=_acl(queue, "acl_user_enable", "acl_users"),
+            deny_groups=_acl(queue, "acl_group_enable", "acl_groups", "-") or frozenset(),
+            deny_users=_acl(queue, "acl_user_enable", "acl_users", "-") or frozenset(),
         )
-        for name, queue in _section(text, "Queue").items()
-        if isinstance(queue, dict) and queue.get("queue_type") == "Execution"
-    }
+    return queues
 
 
 def parse_reservations(text: str) -> list[Reservation]:
@@ -139,15 +213,17 @@ def parse_reservations(text: str) -> list[Reservation]:
     found = []
     for block in re.split(r"(?m)^Resv ID:", text)[1:]:
         fields = dict(re.findall(r"(?m)^\s*([A-Za-z_.]+) = (.*)$", block))
-        users = frozenset(_plain(name) for name in _names(fields.get("Authorized_Users", "")) if name[0] != "-")
+        users, groups = (_names(fields.get(f"Authorized_{who}", "")) for who in ("Users", "Groups"))
         found.append(
             Reservation(
                 name=fields.get("queue", block.split()[0].split(".")[0]),
                 active=fields.get("reserve_state") == "RESV_RUNNING",
-                users=users,
-                groups=frozenset(
-                    _plain(name) for name in _names(fields.get("Authorized_Groups", "")) if name[0] != "-"
-                ),
+                users=frozenset(_plain(name) for name in users if name[0] != "-"),
+                denied_users=frozenset(_plain(name) for name in users if name[0] == "-"),
+                groups=frozenset(_plain(name) for name in groups if name[0] != "-"),
+                both=bool(users and groups),
+                maintenance=block.split()[0].startswith("M"),
+                start=_date(fields.get("reserve_start", "")),
                 end=_date(fields.get("reserve_end", "")),
             )
         )
@@ -166,13 +242,13 @@ def _section(text: str, key: str) -> dict[str, Any]:
     return section
 
 
-def _job(job_id: str, job: Mapping[str, Any]) -> JobState:
-    phase, word = PHASES.get(str(job.get("job_state")), (Phase.RUNNING, str(job.get("job_state"))))
-    node = str(job.get("exec_host", "")).split("/", 1)[0]
-    exit_status = job.get("Exit_status")
-    reason = str(job.get("comment", "")) if phase is Phase.WAITING else ""
+def _job(job_id: str, job: Mapping[str, str]) -> JobState:
+    phase, word = PHASES.get(job.get("job_state", "?"), (Phase.RUNNING, job.get("job_state", "?")))
+    node = job.get("exec_host", "").split("/", 1)[0]
+    reason = job.get("comment", "")
     if phase is Phase.ENDED:
-        reason = "it reached its wall time" if exit_status == _WALLTIME_EXIT else f"exit status {exit_status}"
+        reason = job.get("Exit_status", "")
+    expected = job.get("estimated.start_time") if phase is Phase.WAITING else job.get("stime")
     return JobState(
         job_id=job_id,
         user=_owner(job),
@@ -180,28 +256,30 @@ def _job(job_id: str, job: Mapping[str, Any]) -> JobState:
         state=word,
         node=node if phase is not Phase.WAITING and _NODE.fullmatch(node) else None,
         reason=reason,
-        start=_date(str(job.get("estimated", {}).get("start_time", "") or job.get("stime", ""))),
+        start=_date(expected or ""),
     )
 
 
-def _owner(job: Mapping[str, Any]) -> str:
-    return str(job.get("Job_Owner", "")).split("@", 1)[0]
+def _owner(job: Mapping[str, str]) -> str:
+    return job.get("Job_Owner", "").split("@", 1)[0]
 
 
-def _resource(queue: Mapping[str, Any], name: str) -> str:
-    """A queue's limit on a whole job, else what one chunk may have."""
-    return str((queue.get("resources_max") or {}).get(name, ""))
+def _least(limit: int | None, size: int) -> int | None:
+    """A queue's own limit or the size of its nodes; 0 or None: not known."""
+    return min((number for number in (limit, size or None) if number is not None), default=None)
 
 
-def _acl(queue: Mapping[str, Any], switch: str, names: str) -> frozenset[str] | None:
+def _acl(queue: Mapping[str, Any], switch: str, names: str, sign: str = "+") -> frozenset[str] | None:
+    """Who is allowed (+) or refused (-); None without a list. A list of refusals alone admits nobody, as in PBS."""
     if not _true(queue.get(switch)):
         return None
-    return frozenset(_plain(name) for name in _names(str(queue.get(names, ""))) if name[0] != "-")
+    listed = _names(str(queue.get(names, "")))
+    return frozenset(_plain(name) for name in listed if (name[0] == "-") == (sign == "-"))
 
 
 def _plain(name: str) -> str:
     """A name of an access list without its sign and host: `+alice@*`."""
-    return name.lstrip("+").split("@")[0]
+    return name.lstrip("+-").split("@")[0]
 
 
 def _names(text: str) -> list[str]:
@@ -212,21 +290,21 @@ def _true(value: object) -> bool:
     return str(value).lower() in ("true", "1", "t", "y")
 
 
-def _integer(text: str) -> int | None:
-    return int(text) if text.isdigit() else None
+def _integer(value: object) -> int | None:
+    return int(str(value)) if re.fullmatch(r"[0-9]{1,9}", str(value)) else None
 
 
-def _minutes(text: str) -> int | None:
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+)", text)
+def _minutes(value: object) -> int | None:
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+)", str(value))
     if not match:
         return None
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return hours * 60 + minutes + seconds // 60
 
 
-def _mebibytes(text: str) -> int | None:
+def _mebibytes(value: object) -> int | None:
     """PBS sizes: 4gb, 4096mb, 100kb, 1tb, with w instead of b for words of 8 bytes; units are powers of 1024."""
-    match = re.fullmatch(r"(\d+)([kmgtp]?)([bw]?)", text.lower())
+    match = re.fullmatch(r"(\d+)([kmgtp]?)([bw]?)", str(value).lower())
     if not match:
         return None
     number, unit, word = match.groups()

@@ -11,7 +11,19 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpchub.scheduler import JOB_NAME, Ask, JobState, Phase, Project, Queue, Reservation, SchedulerUnavailable
+from hpchub.scheduler import (
+    JOB_NAME,
+    Ask,
+    JobState,
+    Phase,
+    Place,
+    Project,
+    Queue,
+    Reservation,
+    SchedulerUnavailable,
+    places,
+)
+from hpchub.scheduler.words import slurm_reason
 
 # slurm.h `enum job_states` and the flags above JOB_STATE_BASE; names as `job_state_string` prints them
 # (src/common/slurm_protocol_defs.c in 22.05 to 25.05); meanings: `man squeue`, JOB STATE CODES.
@@ -47,47 +59,6 @@ PHASES: Mapping[str, Phase] = {
     "RECONFIG_FAIL": Phase.ENDED,
 }
 
-# `man squeue`, JOB REASON CODES; src/common/job_state_reason.c. What is not listed is shown as it is.
-REASONS: Mapping[str, str] = {
-    "None": "The scheduler has not looked at it yet.",
-    "Priority": "Other jobs are ahead of it in the queue.",
-    "Resources": "It is next in line and waits for free nodes.",
-    "Dependency": "It waits for another job.",
-    "BeginTime": "Its earliest start has not come yet.",
-    "JobHeldAdmin": "An administrator holds it back.",
-    "JobHeldUser": "You hold it back; release it with scontrol release.",
-    "Licenses": "It waits for a licence.",
-    "PartitionDown": "The queue is closed at the moment.",
-    "PartitionInactive": "The queue is not taking jobs at the moment.",
-    "PartitionNodeLimit": "It asks for more nodes than the queue gives.",
-    "PartitionTimeLimit": "It asks for more time than the queue gives.",
-    "ReqNodeNotAvail": "The nodes it needs are reserved or down; a maintenance may be near.",
-    "Reservation": "It waits for its reservation to begin.",
-    "ReservationDeleted": "Its reservation was deleted; stop it and choose again.",
-    "InvalidAccount": "The project is not valid any more; stop it and choose another.",
-    "InvalidQOS": "The quality of service is not valid any more; stop it and choose again.",
-    "NodeDown": "A node it needs is down.",
-    "BadConstraints": "No node has what it asks for; stop it and ask for less.",
-    "Cleaning": "It is being cleaned up after a restart.",
-    "Prolog": "Its node is being prepared.",
-    "AssociationJobLimit": "Your project has as many jobs as it may have.",
-    "AssocMaxJobsLimit": "You have as many jobs as you may have.",
-    "AssocGrpCpuLimit": "Your project uses as many cores as it may use.",
-    "AssocGrpMemLimit": "Your project uses as much memory as it may use.",
-    "AssocGrpJobsLimit": "Your project has as many running jobs as it may have.",
-    "AssocGrpBillingMinutes": "Your project has used up its allocation.",
-    "AssocGrpCPUMinutesLimit": "Your project has used up its allocation.",
-    "AssocMaxWallDurationPerJobLimit": "It asks for more time than your project may have.",
-    "QOSMaxJobsPerUserLimit": "You have as many running jobs as this queue allows you.",
-    "QOSMaxSubmitJobPerUserLimit": "You have as many jobs as this queue allows you.",
-    "QOSMaxCpuPerUserLimit": "You use as many cores as this queue allows you.",
-    "QOSMaxMemoryPerUser": "You use as much memory as this queue allows you.",
-    "QOSMaxGRESPerUser": "You use as many GPUs as this queue allows you.",
-    "QOSGrpCpuLimit": "All the cores of this kind of job are in use.",
-    "QOSGrpGRES": "All the GPUs of this kind of job are in use.",
-    "QOSMaxWallDurationPerJobLimit": "It asks for more time than this queue gives.",
-}
-
 ENDS: Mapping[str, str] = {
     "COMPLETED": "The job ended by itself.",
     "CANCELLED": "The job was cancelled.",
@@ -100,6 +71,7 @@ ENDS: Mapping[str, str] = {
     "OUT_OF_MEMORY": "The job ran out of memory. Start again with more.",
     "REVOKED": "The job runs on another cluster.",
     "LAUNCH_FAILED": "The scheduler could not launch the job. Start again.",
+    "RECONFIG_FAIL": "The job's node could not be prepared. Start again; it will get another node.",
 }
 
 _JOBS_FORMAT = "%i|%u|%T|%B|%S|%r"
@@ -132,13 +104,18 @@ class Slurm:
         )  # fmt: skip
         return parse_jobs(await self.ask(argv))
 
-    async def find(self, user: str, tag: str) -> str | None:
+    async def tags(self, user: str) -> Mapping[str, str]:
         """One squeue for the user's own jobs, and their comments."""
         argv = (
             self._program("squeue"), "--noheader", "--states=all", f"--name={JOB_NAME}", f"--user={user}",
             "--format=%i|%k",
         )  # fmt: skip
-        return parse_tags(await self.ask(argv)).get(tag)
+        return parse_tags(await self.ask(argv))
+
+    async def places(self) -> Mapping[str, Place]:
+        """One squeue for all jobs that wait, those with the highest priority first."""
+        argv = (self._program("squeue"), "--noheader", "--states=PENDING", "--sort=-p,i", "--format=%i|%P")
+        return parse_places(await self.ask(argv))
 
     async def queues(self) -> Mapping[str, Queue]:
         """scontrol for limits and access lists, sinfo for what one node has."""
@@ -161,12 +138,13 @@ class Slurm:
     def explain(self, job: JobState) -> str:
         """Reason or end in plain words; what is not known is shown as it is."""
         if job.phase is Phase.WAITING:
-            # an unavailable node comes with a list: ReqNodeNotAvail, UnavailableNodes:c[1-2]
-            word = re.split(r"[\s,(]", job.reason, maxsplit=1)[0]
-            return REASONS.get(word, f"The scheduler says: {job.reason}." if job.reason else "")
+            return slurm_reason(job.reason)
         if job.phase is Phase.RUNNING and job.state in ("SUSPENDED", "STOPPED"):
             return "The scheduler has suspended it."
-        return ENDS.get(job.state, f"The job ended: {job.state}.") if job.phase is Phase.ENDED else ""
+        if job.phase is not Phase.ENDED:
+            return ""
+        why = slurm_reason(job.reason) if job.state == "FAILED" and job.reason else ""
+        return f"{ENDS.get(job.state, f'The job ended: {job.state}.')} {why}".strip()
 
 
 def phase_of(state: str) -> Phase:
@@ -181,9 +159,15 @@ def parse_jobs(text: str) -> dict[str, JobState]:
 
 
 def parse_tags(text: str) -> dict[str, str]:
-    """Lines of `squeue --format=%i|%k`, as {comment: job id}."""
+    """Lines of `squeue --format=%i|%k` about one user, as {job id: comment}."""
     pairs = (line.split("|", 1) for line in text.splitlines() if "|" in line)
-    return {tag.strip(): job_id for job_id, tag in pairs if _JOB_ID.fullmatch(job_id)}
+    return {job_id: tag.strip() for job_id, tag in pairs if _JOB_ID.fullmatch(job_id)}
+
+
+def parse_places(text: str) -> dict[str, Place]:
+    """Lines of `squeue --format=%i|%P`, the next to start first; an array counts as one job."""
+    pairs = (line.strip().split("|", 1) for line in text.splitlines() if "|" in line)
+    return places([(job_id, queue) for job_id, queue in pairs])
 
 
 def parse_nodes(text: str) -> dict[str, tuple[int, int, int]]:
@@ -243,13 +227,15 @@ def parse_reservations(text: str) -> list[Reservation]:
     return [
         Reservation(
             name=fields["ReservationName"],
-            active=fields.get("State") == "ACTIVE" and "MAINT" not in fields.get("Flags", "").split(","),
+            active=fields.get("State") == "ACTIVE",
+            maintenance="MAINT" in fields.get("Flags", "").split(","),
             users=_kept(fields.get("Users")),
             denied_users=_denied(fields.get("Users")),
             projects=_kept(fields.get("Accounts")),
             denied_projects=_denied(fields.get("Accounts")),
             groups=_list(fields.get("Groups")),
             queue=next(iter(_list(fields.get("PartitionName"))), None),
+            start=_time(fields.get("StartTime", "")),
             end=_time(fields.get("EndTime", "")),
         )
         for fields in _records(text, "ReservationName")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpchub.scheduler import JobState, Phase, Project, Queue, Reservation, SchedulerUnavailable
+from hpchub.scheduler import JobState, Phase, Place, Project, Queue, Reservation, SchedulerUnavailable
 from hpchub.scheduler.live import Facts, Offer, OfferedReservation
 from hpchub.settings import Site, load
 
@@ -32,7 +32,7 @@ class FakeScheduler:
         self.down = False
         self.listed: dict[str, JobState] = {}
         self.accounted: dict[str, JobState] = {}
-        self.tags: dict[str, str] = {}
+        self.tagged: dict[str, str] = {}
         self.asked: list[str] = []
 
     def _ask(self, what: str) -> None:
@@ -51,9 +51,13 @@ class FakeScheduler:
         self._ask("ended")
         return {job_id: self.accounted[job_id] for job_id in job_ids if job_id in self.accounted}
 
-    async def find(self, user: str, tag: str) -> str | None:
-        self._ask("find")
-        return self.tags.get(tag)
+    async def tags(self, user: str) -> dict[str, str]:
+        self._ask("tags")
+        return {job_id: tag for job_id, tag in self.tagged.items() if self.listed[job_id].user == user}
+
+    async def places(self) -> dict[str, Place]:
+        self._ask("places")
+        return {job_id: Place(3, 12) for job_id, job in self.listed.items() if job.phase is Phase.WAITING}
 
     async def queues(self) -> dict[str, Queue]:
         self._ask("queues")
