@@ -37,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _hub(site_file: Path) -> None:
     """JupyterHub in this process, with our configuration."""
-    from jupyterhub.app import main as jupyterhub  # type: ignore[import-untyped]  # upstream has no types
+    from hpchub.hub import Hub
 
     load(site_file)
     os.environ["HPCHUB_SITE_FILE"] = str(site_file)
-    jupyterhub(["--config", str(Path(__file__).with_name("jupyterhub_config.py"))])
+    Hub.launch_instance(["--config", str(Path(__file__).with_name("jupyterhub_config.py"))])
 
 
 def _cull(site_file: Path) -> None:

@@ -127,6 +127,9 @@ class Jobs(Model):
     start_timeout_seconds: Annotated[int, Field(ge=10, le=3600)] = Field(
         300, description="how long JupyterLab may take to answer, in seconds from the moment that its job runs"
     )
+    orphan_minutes: Annotated[int, Field(ge=0, le=1440)] = Field(
+        10, description="minutes after which a job of this hub that its database does not know is cancelled; 0 is never"
+    )
 
 
 class Queue(Model):

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 from prometheus_client import Gauge
 
-from hpchub.scheduler import JobState, Phase, Scheduler, SchedulerUnavailable
+from hpchub.scheduler import JobState, Phase, Place, Scheduler, SchedulerUnavailable
 
 log = logging.getLogger("JupyterHub.hpchub")
 
 LAST_ANSWER = Gauge("hpchub_scheduler_last_answer_timestamp_seconds", "When the scheduler last answered about the jobs")
+AGE = Gauge("hpchub_scheduler_answer_age_seconds", "Since the last good answer about the jobs; 0 before the first one")
 WATCHED = Gauge("hpchub_watched_jobs", "Jobs that the hub watches")
 
 MISSES_TO_ASK = 2
@@ -36,6 +37,8 @@ BURST = 2.0
 DEBT = 2.0
 """In no minute more than 8 + 2 + 2 commands; the debt is for a server that has reported its port and waits."""
 LONGEST_BACK_OFF = 60.0
+LOCATE_SECONDS = 60.0
+"""Between two questions about places in the queues."""
 
 
 @dataclass(slots=True)
@@ -85,6 +88,8 @@ class Watcher:
         self._failures = 0
         self._urgent = False
         self._last_poll = float("-inf")
+        self._places: tuple[float, Mapping[str, Place]] = (float("-inf"), {})
+        self._answer: tuple[float, Mapping[str, JobState]] = (float("-inf"), {})
 
     def watch(self, job_id: str, user: str) -> None:
         """Begin to watch a job of this user; a record of another user with the same id does not count."""
@@ -118,6 +123,39 @@ class Watcher:
         """Wait for the next news, at most `timeout` seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), timeout)
+
+    async def turn(self) -> None:
+        """Wait until one more command fits into the minute, and count it."""
+        while (rest := self._bucket.wait()) > 0:
+            await asyncio.sleep(rest)
+        self._bucket.take()
+
+    async def jobs(self) -> Mapping[str, JobState]:
+        """All jobs with the hub's name, watched or not, in a fresh answer. Raises SchedulerUnavailable."""
+        if self._clock() - self._answer[0] > 2 * self._poll_seconds and not self._watched:  # nobody else asks
+            while (rest := self._bucket.wait()) > 0:
+                await asyncio.sleep(rest)
+            await self.poll()
+        at, jobs = self._answer
+        if self._failures or self._clock() - at > 2 * self._poll_seconds:
+            raise SchedulerUnavailable("the last question about the jobs has no answer yet")
+        return jobs
+
+    async def locate(self) -> None:
+        """Ask for the places in the queues, at most once a minute for all who wait; no answer is no place."""
+        if self._clock() - self._places[0] < LOCATE_SECONDS:
+            return
+        self._places = (self._clock(), self._places[1])
+        await self.turn()
+        try:
+            self._places = (self._clock(), await self._scheduler.places())
+        except SchedulerUnavailable as error:
+            log.warning("No answer about places in the queues: %s", error)
+            self._places = (self._clock(), {})
+
+    def place(self, job_id: str) -> Place | None:
+        """The place of a job that waits, if it is known."""
+        return self._places[1].get(job_id)
 
     async def close(self) -> None:
         """End the poller."""
@@ -167,7 +205,10 @@ class Watcher:
             log.exception("The answer about the jobs could not be used")
             return
         self._failures = 0
-        LAST_ANSWER.set(time.time())
+        self._answer = (self._clock(), jobs)
+        answered = time.time()
+        LAST_ANSWER.set(answered)
+        AGE.set_function(lambda: time.time() - answered)
         await self._take(before, jobs)
         self.notify()
 
