@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from urllib.parse import urlparse
 
 import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from aiohttp import ClientError, ClientTimeout
@@ -23,10 +24,12 @@ from batchspawner.api import BatchSpawnerAPIHandler  # type: ignore[import-untyp
 from jupyterhub import orm
 from jupyterhub.httpclient import fetch  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.spawner import SpawnException  # type: ignore[import-untyped]  # upstream has no types
+from prometheus_client import Histogram
 from sqlalchemy.orm import object_session
 from traitlets import Unicode, default
 
 from hpchub import settings as site_settings
+from hpchub.reconcile import new_tag
 from hpchub.request import JobRequest, check
 from hpchub.scheduler import JobState, Phase, Scheduler, SchedulerUnavailable
 from hpchub.scheduler.live import Live
@@ -34,6 +37,7 @@ from hpchub.scheduler.pbs import Pbs
 from hpchub.scheduler.run import Finished, asker, run
 from hpchub.scheduler.slurm import Slurm
 from hpchub.scheduler.watch import Watcher
+from hpchub.scheduler.words import logged, refusal
 from hpchub.settings import Site
 from hpchub.spawn_page import context
 
@@ -51,8 +55,16 @@ NEVER = 10 * 365 * 24 * 3600
 USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 EAGER_SECONDS = 20.0
 """So long after its submission a job is looked at eagerly: on an idle cluster it starts at once."""
+LINGER_SECONDS = 60.0
+"""So long a job may be ending before it counts as dead: one that is requeued comes back from there."""
 STEP_SECONDS = 15.0
 """The longest sleep of whoever waits; news wake them sooner."""
+
+WAITED = Histogram(
+    "hpchub_queue_wait_seconds",
+    "From the submission of a server's job until it ran",
+    buckets=(2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
+)
 
 Run = Callable[..., Any]
 
@@ -115,6 +127,8 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - as upstream
         """As JupyterHub makes it."""
         self._reset()
+        self.failed_log = ""
+        self.last_end = ""
         super().__init__(**kwargs)
         self.start_timeout = NEVER
 
@@ -126,6 +140,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         self.node = ""
         self.reported_port = 0
         self.submitted_at = 0.0
+        self.began = 0.0
         self.request: JobRequest | None = None
         self._submission: asyncio.Task[None] | None = None
 
@@ -138,7 +153,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         if self.tag:
             state |= {
                 "tag": self.tag, "token_id": self.token_id, "node": self.node, "port": self.reported_port,
-                "submitted_at": self.submitted_at,
+                "submitted_at": self.submitted_at, "began": self.began,
                 "request": self.request.model_dump() if self.request else None,
             }  # fmt: skip
         return state
@@ -152,6 +167,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         self.node = state.get("node", "")
         self.reported_port = state.get("port", 0)
         self.submitted_at = state.get("submitted_at", 0.0)
+        self.began = state.get("began", 0.0)
         request = state.get("request")
         self.request = JobRequest(**request) if request else None
         if self.job_id:
@@ -229,9 +245,10 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         request = await self._checked(self.user_options)
         token = orm.APIToken.find(object_session(self.orm_spawner), self.api_token)
         self._reset()
+        self.failed_log = self.last_end = ""
         self.request = request
         self.token_id = token.id if token else 0
-        self.tag = f"{self.shared.site.cluster_name}:{self.user.name}:{self.name}:{secrets.token_hex(8)}"
+        self.tag = new_tag(self.shared.site, self.user.name, self.name, secrets.token_hex(8))
         self.submitted_at = time.time()
         self._commit()  # a hub that dies now finds the job by its tag
         self._submission = asyncio.ensure_future(self._submit(request))
@@ -249,7 +266,8 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
                 answer = {"ok": True, "job_id": await self._find()}
         if not answer.get("ok"):
             self.tag = ""
-            raise Refused(f"The scheduler refused the job: {answer.get('message', 'no reason given')}", "refused")
+            self.log.warning("Refused a job of %s: %s", self._log_name, answer.get("message"))
+            raise Refused(refusal(str(answer.get("message") or ""), self.shared.site.support_contact), "refused")
         job_id = answer.get("job_id")
         if not isinstance(job_id, str) or not re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", job_id):
             raise Refused(f"{context.UNAVAILABLE} No job was started.", "submit", 503)
@@ -279,7 +297,8 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         """The id of the job with this spawner's tag, however long the scheduler takes; None if there is no such job."""
         while True:
             try:
-                return await self.shared.scheduler.find(self.user.name, self.tag)
+                tags = await self.shared.scheduler.tags(self.user.name)
+                return next((job_id for job_id, tag in tags.items() if tag == self.tag), None)
             except SchedulerUnavailable as error:
                 self.log.warning("Cannot look for the job %s yet: %s", self.tag, error)
                 await asyncio.sleep(STEP_SECONDS)
@@ -297,45 +316,68 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         """From a submitted job to an answering server; returns its URL, or raises Refused."""
         if not self.job_id:
             await self._adopt()
-        while (job := self.view()) is None or job.phase is Phase.WAITING:
-            if time.time() - self.submitted_at < EAGER_SECONDS:
-                self.shared.watcher.hurry()
-            await self.shared.watcher.changed(STEP_SECONDS)
-        deadline = time.monotonic() + self.shared.site.jobs.start_timeout_seconds
-        while not (self.reported_port and self.node and await self._answers()):
-            job = self.view()
-            if job is not None and job.phase in (Phase.ENDING, Phase.ENDED):
-                raise Refused(self._died(job), "died", 500)
-            if job is not None and job.phase is Phase.WAITING:  # requeued
-                return await self._follow()
-            if time.monotonic() > deadline:
-                raise Refused(
-                    f"Job {self.job_id} runs on {self.node or 'its node'}, but JupyterLab did not answer within "
-                    f"{self.shared.site.jobs.start_timeout_seconds} s. {self._log_hint()}",
-                    "timeout", 500,
-                )  # fmt: skip
-            self.shared.watcher.hurry()  # a job that dies now shall be noticed now
-            await self.shared.watcher.changed(0.3 if self.reported_port else STEP_SECONDS)
+        while not await self._comes_up():
+            pass  # requeued
         self.log.info("%s answers in job %s at %s", self._log_name, self.job_id, self._url())
         return self._url()
 
-    def _died(self, job: JobState) -> str:
-        why = self.shared.scheduler.explain(job) or "The job ended."
-        return f"Job {self.job_id} ended before JupyterLab answered. {why} {self._log_hint()}"
+    async def _queued(self) -> None:
+        """Wait as long as the queue takes."""
+        while (job := self.view()) is None or job.phase is Phase.WAITING:
+            if time.time() - self.submitted_at < EAGER_SECONDS:
+                self.shared.watcher.hurry()
+            elif job is not None:
+                await self.shared.watcher.locate()
+            await self.shared.watcher.changed(STEP_SECONDS)
+        if not self.reported_port:
+            WAITED.observe(max(0.0, (self.began or time.time()) - self.submitted_at))
 
-    def _log_hint(self) -> str:
-        return (
-            f"Its log is ~/.local/state/hpchub/lab-{self.job_id}.log on the cluster; "
-            f"if it does not help, please ask {self.shared.site.support_contact}."
-        )
+    async def _comes_up(self) -> bool:
+        """Wait for the queue, then for the server; False if the job went back into the queue. Raises Refused."""
+        await self._queued()
+        deadline = time.monotonic() + self.shared.site.jobs.start_timeout_seconds
+        gone_at = float("inf")
+        while not (self.reported_port and self.node and await self._answers()):
+            job, now = self.view(), time.monotonic()
+            if job is not None and job.phase is Phase.WAITING:
+                return False
+            if job is not None and job.phase is Phase.ENDING:
+                gone_at = min(gone_at, now + LINGER_SECONDS)
+            if job is not None and (job.phase is Phase.ENDED or now > gone_at):
+                what = f"Job {self.job_id} ended before JupyterLab answered."
+                raise await self._failure(what, self.shared.scheduler.explain(job) or "The job ended.", "died")
+            if now > deadline:
+                what = (
+                    f"Job {self.job_id} runs on {self.node or 'its node'}, but JupyterLab did not answer within "
+                    f"{self.shared.site.jobs.start_timeout_seconds} s."
+                )
+                raise await self._failure(what, "", "timeout")
+            self.shared.watcher.hurry()  # a job that dies now shall be noticed now
+            await self.shared.watcher.changed(0.3 if self.reported_port else STEP_SECONDS)
+        return True
+
+    async def _failure(self, what: str, why: str, reason: str) -> Refused:
+        """What is told about a job that runs or ran, but is no server: why, what to do, and the end of its log."""
+        support = self.shared.site.support_contact
+        try:
+            answer = await self._as_user({"verb": "log", "job_id": self.job_id})
+        except (TimeoutError, Refused):
+            answer = {}
+        self.failed_log, where = str(answer.get("text") or ""), str(answer.get("path") or "")
+        words = f"{what} {logged(self.failed_log, support) or why}".strip()
+        hint = f"Its log is {where} on the cluster; if it" if where else "If this"
+        return Refused(f"{words} {hint} does not help, please ask {support}.", reason, 500)
 
     def view(self) -> JobState | None:
         """The job as the watcher last saw it; takes over its node."""
         job = self.shared.watcher.look(self.job_id) if self.job_id else None
-        if job is not None and job.phase is Phase.RUNNING and job.node and job.node != self.node:
-            if self.node:  # the scheduler moved the job; the old port means nothing there
-                self.reported_port = 0
-            self.node = job.node
+        if job is None or job.phase not in (Phase.WAITING, Phase.RUNNING):
+            return job
+        again = self.began and job.start and job.phase is Phase.RUNNING and job.start != self.began
+        if self.node and (job.phase is Phase.WAITING or again or (job.node and job.node != self.node)):
+            self.reported_port, self.node, self.began = 0, "", 0.0  # requeued: the old port means nothing any more
+        if job.phase is Phase.RUNNING:
+            self.node, self.began = job.node or self.node, job.start or self.began
         return job
 
     def report_port(self, port: int) -> None:
@@ -369,7 +411,32 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         if not self.job_id:  # a hub that died while it submitted left a tag
             return None if self.tag else 0
         job = self.view()
-        return 0 if job is not None and job.phase is Phase.ENDED else None
+        if job is not None and job.phase is Phase.ENDED:
+            if self.ready:
+                why = self.shared.scheduler.explain(job)
+                self.last_end = f"Your last session (job {self.job_id}) has ended. {why}".strip()
+                self.log.info("%s: job %s has ended: %s %s", self._log_name, self.job_id, job.state, job.reason)
+            return 0
+        if job is not None and self.ready and not self.reported_port:
+            self._return()
+        return None
+
+    def _return(self) -> None:
+        """The job of a running server was requeued: wait for it as at the start, with a pending page meanwhile."""
+        self.log.warning("Job %s of %s was requeued", self.job_id, self._log_name)
+
+        async def come_back() -> str:
+            proxy = self.user.settings["proxy"]
+            await proxy.delete_user(self.user, self.name)  # the hub shows the pending page
+            url = await self._follow()
+            self.server.ip, self.server.port = urlparse(url).hostname, urlparse(url).port
+            self._commit()
+            await proxy.add_user(self.user, self.name)
+            return url
+
+        following = asyncio.ensure_future(come_back())
+        self._spawn_pending, self._spawn_future = True, following
+        following.add_done_callback(self._followed)
 
     async def stop(self, now: bool = False) -> None:
         """Cancel the job and wait until it is over. It is tried again for as long as the job may be alive:
@@ -453,7 +520,9 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
 
     def status(self) -> dict[str, str]:
         """The waiting server in words, for the pending page."""
-        return context.status(self.request, self.job_id, self.view(), self.submitted_at, self.shared.scheduler)
+        shared, job = self.shared, self.view()
+        place = shared.watcher.place(self.job_id)
+        return context.status(self.request, self.job_id, job, self.submitted_at, shared.scheduler, place)
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Events for the pending page, one for each change."""

@@ -1,5 +1,6 @@
 """The one sudo program: hostile JSON reaches neither argument list nor script; the scheduler's words come back."""
 
+import dataclasses
 import json
 import os
 import pwd
@@ -26,6 +27,7 @@ JOB = {
     "gpus": 0,
     "reservation": None,
 }
+LOGS = "{home}/.local/state/hpchub"
 ENVIRONMENT = {"JUPYTERHUB_API_TOKEN": "t0ken", "JUPYTERHUB_USER": "alice"}
 SUBMIT = {"verb": "submit", "job": JOB, "environment": ENVIRONMENT}
 JSON = st.recursive(
@@ -37,7 +39,7 @@ JSON = st.recursive(
 
 def config(scheduler: str = "slurm", prefix: str = "/usr/bin") -> jobs.Config:
     return jobs.Config(
-        scheduler, prefix, "/opt/hpchub/lab/current", "/opt/hpchub", ("regular", "gpu"), "http://login1:8081/x"
+        scheduler, prefix, "/opt/hpchub/lab/current", "/opt/hpchub", LOGS, ("regular", "gpu"), "http://login1:8081/x"
     )
 
 
@@ -166,6 +168,9 @@ def test_a_wrong_field_is_refused_by_name(field: str, value: object) -> None:
         {"verb": "cancel", "job_id": 123},
         {"verb": "cancel", "job_id": "123\n"},
         {"verb": "cancel", "job_id": "123", "signal": "KILL"},
+        {"verb": "log", "job_id": "../../.ssh/id_ed25519"},
+        {"verb": "log", "job_id": "12", "path": "/etc/passwd"},
+        {"verb": "log"},
     ],
 )
 def test_what_is_not_exactly_the_protocol_runs_nothing(tmp_path: Path, request_: object) -> None:
@@ -203,7 +208,7 @@ def test_no_json_value_becomes_more_than_one_checked_argument(data: dict[str, ob
         return
     command = jobs.submit_command(config(scheduler), job, "/home/alice", "/home/alice/log")
     assert command[0] in ("/usr/bin/sbatch", "/usr/bin/qsub")
-    flags = "--[a-z-]+=" if scheduler == "slurm" else "-[NvAqlojrm]"
+    flags = "--[a-z-]+=" if scheduler == "slurm" else "-[NvAqlojkrm]"
     for item in command[1:]:
         assert item in ("--parsable", "--no-requeue") or re.match(flags, item)
         assert item.isascii()
@@ -218,7 +223,7 @@ def test_whatever_the_environment_holds_the_script_carries_it_unchanged(values: 
     except jobs.Refused:
         assert any("\0" in value for value in values.values())
         return
-    script = jobs.script(config(), job, environment)
+    script = jobs.script(config(), job, environment, "/scratch/alice")
     assert payload(script)["environment"] == values
     assert script.isascii()
 
@@ -229,8 +234,8 @@ def test_the_shell_hands_a_hostile_value_over_as_it_is(tmp_path: Path) -> None:
     python = tmp_path / "bin/python"
     python.write_text("#!/bin/sh\ncat\n")
     python.chmod(0o755)
-    site = jobs.Config("slurm", "/usr/bin", str(tmp_path), "/opt/hpchub", ("regular",), "http://login1:8081/x")
-    script = jobs.script(site, jobs.parse_job(JOB, ("regular",)), {"JUPYTERHUB_X": hostile})
+    site = jobs.Config("slurm", "/usr/bin", str(tmp_path), "/opt/hpchub", LOGS, ("regular",), "http://login1:8081/x")
+    script = jobs.script(site, jobs.parse_job(JOB, ("regular",)), {"JUPYTERHUB_X": hostile}, "/scratch/alice")
     done = subprocess.run(["/bin/bash"], input=script, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["environment"]["JUPYTERHUB_X"] == hostile
 
@@ -238,15 +243,68 @@ def test_the_shell_hands_a_hostile_value_over_as_it_is(tmp_path: Path) -> None:
 def test_a_waiting_job_keeps_the_environment_it_was_submitted_with(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "current").symlink_to("old")
-    site = jobs.Config("slurm", "/usr/bin", f"{tmp_path}/current", "/opt/hpchub", ("regular",), "http://x/")
-    assert f"{tmp_path}/old/bin/python" in jobs.script(site, jobs.parse_job(JOB, ("regular",)), {})
+    site = jobs.Config("slurm", "/usr/bin", f"{tmp_path}/current", "/opt/hpchub", LOGS, ("regular",), "http://x/")
+    assert f"{tmp_path}/old/bin/python" in jobs.script(site, jobs.parse_job(JOB, ("regular",)), {}, "/scratch/alice")
 
 
 def test_logs_are_private_and_a_home_that_cannot_be_written_costs_only_the_log(tmp_path: Path) -> None:
-    directory = jobs.log_directory(str(tmp_path))
+    directory = jobs.log_directory(f"{tmp_path}/a/b")
     assert stat.S_IMODE(Path(directory).stat().st_mode) == 0o700
     assert jobs.log_directory("/proc/1/no-such-home") == os.devnull
     assert jobs.log_directory(str(tmp_path / "100%j")) == os.devnull
+
+
+def test_a_log_directory_that_somebody_else_made_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    assert jobs.log_directory(str(tmp_path)) == os.devnull
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
+def test_the_log_is_where_the_site_wants_it_and_is_read_from_there(tmp_path: Path, scheduler: str) -> None:
+    site = dataclasses.replace(config(scheduler, str(tmp_path)), log_directory=f"{tmp_path}/scratch/{{user}}/logs")
+    for name in ("sbatch", "qsub"):
+        stub(tmp_path, name, out="12")
+    assert jobs.handle(SUBMIT, site, account(tmp_path))["ok"]
+    argv = (tmp_path / "argv").read_text().splitlines()
+    place = f"{tmp_path}/scratch/alice/logs"
+    assert (f"--output={place}/lab-%j.log" if scheduler == "slurm" else f"-o{place}/") in argv
+    name = "lab-12.log" if scheduler == "slurm" else "12.OU"
+    Path(place, name).write_text("all is well\n")
+    answer = jobs.handle({"verb": "log", "job_id": "12"}, site, account(tmp_path))
+    assert answer == {"ok": True, "path": f"{place}/{name}", "text": "all is well"}
+
+
+def test_of_a_log_only_the_end_is_read_and_no_control_character_comes_out(tmp_path: Path) -> None:
+    logs = tmp_path / ".local/state/hpchub"
+    logs.mkdir(parents=True)
+    hostile = b"\x1b[31mred\x1b[0m\x07 \x1b]0;title\x07 \xff \xe2\x80\xae<script>\r\n"
+    (logs / "lab-12.log").write_bytes(b"secret beginning\n" + b"x" * 5_000_000 + b"\n" + b"line\n" * 100 + hostile)
+    text = jobs.handle({"verb": "log", "job_id": "12"}, config(), account(tmp_path))["text"]
+    assert "secret" not in text
+    assert len(text.splitlines()) == jobs.LOG_LINES
+    assert text.splitlines()[-1].startswith("red")
+    assert all(character.isprintable() or character in "\n\t" for character in text)
+
+
+@pytest.mark.parametrize("what", ["nothing", "link", "directory", "fifo", "linked directory"])
+def test_only_a_file_of_the_log_directory_itself_is_read(tmp_path: Path, what: str) -> None:
+    logs, secret = tmp_path / ".local/state/hpchub", tmp_path / "secret"
+    secret.write_text("secret")
+    logs.parent.mkdir(parents=True)
+    if what == "linked directory":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/lab-12.log").write_text("secret")
+        logs.symlink_to(tmp_path / "elsewhere")
+    else:
+        logs.mkdir()
+    if what == "link":
+        (logs / "lab-12.log").symlink_to(secret)
+    if what == "directory":
+        (logs / "lab-12.log").mkdir()
+    if what == "fifo":
+        os.mkfifo(logs / "lab-12.log")
+    with pytest.raises(jobs.Refused, match=r"lab-12\.log"):
+        jobs.handle({"verb": "log", "job_id": "12"}, config(), account(tmp_path))
 
 
 def test_root_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +317,17 @@ def test_root_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "change", [{"scheduler": "lsf"}, {"queues": "regular"}, {"lab": "relative"}, {"lab": 1}, {"extra": 1}]
+    "change",
+    [
+        {"scheduler": "lsf"},
+        {"queues": "regular"},
+        {"lab": "relative"},
+        {"lab": 1},
+        {"extra": 1},
+        {"log_directory": "~/logs"},
+        {"log_directory": "/scratch/%u"},
+        {"log_directory": "/scratch/{group}"},
+    ],
 )
 def test_wrong_settings_are_refused_with_a_sentence(tmp_path: Path, change: dict[str, object]) -> None:
     good = config().__dict__ | {"queues": ["regular"]}

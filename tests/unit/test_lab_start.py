@@ -11,10 +11,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-from hpchub.lab import server, start
+from hpchub.lab import rescue, server, start
 
 ALICE = pwd.struct_passwd(("alice", "x", 2001, 2000, "", "/home/alice", "/bin/bash"))
 ORDER = {
@@ -30,6 +31,7 @@ ORDER = {
     "project": "climate",
     "queue": "regular",
     "reservation": None,
+    "log_directory": "/home/alice/.local/state/hpchub",
 }
 
 
@@ -184,3 +186,12 @@ def test_server_settings_come_from_the_site_and_not_from_the_users_home(monkeypa
 def test_the_file_that_lists_the_server_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.ServerApp, "server_info", lambda _self: {"port": 1, "token": "t0ken"})
     assert server.LabServer().server_info() == {"port": 1, "token": ""}
+
+
+def test_a_rescue_opens_with_a_page_that_says_why_and_deletes_for_good(tmp_path: Path) -> None:
+    rescue.prepare(tmp_path, "/home/<alice>", "No space left on device")
+    settings = json.loads((tmp_path / "etc/jupyter_server_config.json").read_text())
+    page = Path(unquote(settings["LabApp"]["default_url"].removeprefix("/lab/tree")))
+    assert page.parent == tmp_path
+    assert "<strong>No space left on device</strong> in <code>/home/&lt;alice&gt;</code>" in page.read_text()
+    assert settings["FileContentsManager"] == {"delete_to_trash": False}

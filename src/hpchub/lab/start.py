@@ -1,7 +1,8 @@
 """The first program of the user's job: reads what the script carries, tells the hub the port, and becomes the Lab.
 
 `python -I -m hpchub.lab.start` with JSON on stdin: environment (JUPYTERHUB_*), callback_url, shared_prefix, scheduler,
-scheduler_prefix, project, queue, reservation. The token in it is in no argument, no environment and no file of ours.
+scheduler_prefix, project, queue, reservation, log_directory. The token in it is in no argument, no environment and no
+file of ours.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Order:
     project: str
     queue: str
     reservation: str | None
+    log_directory: str
 
 
 def read_order(text: str) -> Order:
@@ -121,7 +123,7 @@ def runtime_directory() -> str:
 
 def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
     """Prepare the session's Dask configuration and name it; a full home costs Dask its jobs, never the Lab."""
-    from hpchub.lab import dask
+    from hpchub.lab import dask, rescue
 
     session = dask.Session(
         scheduler=order.scheduler,
@@ -129,7 +131,7 @@ def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
         queue=order.queue,
         reservation=order.reservation,
         service_prefix=order.environment["JUPYTERHUB_SERVICE_PREFIX"],
-        log_directory=f"{home}/.local/state/hpchub",
+        log_directory=order.log_directory,
     )
     site = dask.read_site(Path(order.shared_prefix) / "etc/dask")
     try:
@@ -138,7 +140,15 @@ def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
         reason = error.strerror or str(error)
         print(f"Dask gets no jobs in this session: {home} could not be written: {reason}.", file=sys.stderr)
         local = dask.write_local_session(Path(runtime) / "dask", session, site, reason)
-        return {"DASK_ROOT_CONFIG": str(local), "IPYTHONDIR": f"{runtime}/ipython"}  # no kernel starts without one
+        rescue.prepare(Path(runtime), home, reason)
+        return {
+            "DASK_ROOT_CONFIG": str(local),
+            "IPYTHONDIR": f"{runtime}/ipython",  # no kernel starts without one
+            "JUPYTER_DATA_DIR": f"{runtime}/data",
+            "JUPYTERLAB_WORKSPACES_DIR": f"{runtime}/workspaces",
+            "JUPYTERLAB_SETTINGS_DIR": f"{runtime}/settings",
+            "JUPYTER_CONFIG_PATH": f"{runtime}/etc:{order.shared_prefix}/etc/jupyter",
+        }
 
 
 def serve(order: Order, runtime: str) -> int:

@@ -1,7 +1,8 @@
 """The one program that the hub may run as an enrolled user, through sudo and without arguments.
 
-One JSON object on stdin, {"verb": "submit", "job": {...}, "environment": {...}} or {"verb": "cancel", "job_id": "123"};
-one on stdout, {"ok": true, "job_id": "123"} or {"ok": false, "message": "..."}. Nothing of the caller's environment is
+One JSON object on stdin, {"verb": "submit", "job": {...}, "environment": {...}}, {"verb": "cancel", "job_id": "123"} or
+{"verb": "log", "job_id": "123"}; one on stdout, {"ok": true, ...} with the job_id of a submission, or path and text of
+a log, or {"ok": false, "message": "..."}. Nothing of the caller's environment is
 used, every field is checked here again, and what the Lab needs to know travels in the script alone.
 """
 
@@ -12,6 +13,7 @@ import os
 import pwd
 import re
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ CONFIG = Path("/etc/hpchub/jobs.json")
 MAX_REQUEST_BYTES = 256 * 1024
 MAX_VALUE_BYTES = 8 * 1024
 MAX_MESSAGE_CHARS = 1000
+LOG_LINES, LOG_BYTES = 40, 8 * 1024
 COMMAND_SECONDS = 60  # below the time that the hub waits for this program
 
 _TAG = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -31,6 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _JOB_ID = {"slurm": re.compile(r"[0-9]{1,18}"), "pbs": re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9][A-Za-z0-9.-]{0,100})?")}
 _VARIABLE = re.compile(r"JUPYTERHUB_[A-Z0-9_]{1,100}")
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
+_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _GONE = re.compile(
     r"Invalid job id|already completing or completed|Unknown Job I[dD]|Job has finished|Job already in terminal state"
 )
@@ -44,12 +48,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """jobs.json. `lab` is the symlink to the user environment in use."""
+    """jobs.json. `lab` is the symlink to the user environment in use; {home} and {user} stand in `log_directory`."""
 
     scheduler: str
     scheduler_prefix: str
     lab: str
     shared_prefix: str
+    log_directory: str
     queues: tuple[str, ...]
     callback_url: str
 
@@ -119,6 +124,8 @@ def read_config(path: Path) -> Config:
         raise Refused(f"{path}: scheduler must be one of {', '.join(_JOB_ID)}")
     if any(not _PLAIN_PATH.fullmatch(data[name]) for name in ("scheduler_prefix", "lab", "shared_prefix")):
         raise Refused(f"{path}: scheduler_prefix, lab and shared_prefix must be absolute paths of plain characters")
+    if not _PLAIN_PATH.fullmatch(data["log_directory"].replace("{home}", "/h").replace("{user}", "u")):
+        raise Refused(f"{path}: log_directory must be an absolute path of plain characters, {{home}} and {{user}}")
     return Config(queues=tuple(queues), **data)
 
 
@@ -149,8 +156,11 @@ def parse_environment(data: object) -> dict[str, str]:
     return data
 
 
-def script(config: Config, job: Job, environment: Mapping[str, str]) -> str:
-    """The batch script. It names what `lab` points to now, so a waiting job keeps the environment it was made for."""
+def script(config: Config, job: Job, environment: Mapping[str, str], log: str) -> str:
+    """The batch script; `log` is the directory of logs.
+
+    It names what `lab` points to now, so a waiting job keeps the environment it was made for.
+    """
     payload = {
         "environment": environment,
         "callback_url": config.callback_url,
@@ -160,6 +170,7 @@ def script(config: Config, job: Job, environment: Mapping[str, str]) -> str:
         "project": job.project,
         "queue": job.queue,
         "reservation": job.reservation,
+        "log_directory": log,
     }
     python = f"{os.path.realpath(config.lab)}/bin/python"
     text = json.dumps(payload, ensure_ascii=True)
@@ -167,7 +178,7 @@ def script(config: Config, job: Job, environment: Mapping[str, str]) -> str:
 
 
 def submit_command(config: Config, job: Job, home: str, log: str) -> list[str]:
-    """The submit command; the script goes to its stdin. `log` is a directory, or /dev/null."""
+    """The submit command; the script goes to its stdin. `log` is a directory, or /dev/null. See `log_name`."""
     if config.scheduler == "slurm":
         command = [
             f"{config.scheduler_prefix}/sbatch",
@@ -202,16 +213,21 @@ def submit_command(config: Config, job: Job, home: str, log: str) -> list[str]:
         f"-lselect=1:ncpus={job.cores}:mem={job.memory_mib}mb{gpus}",
         f"-lwalltime={hours:02d}:{minutes:02d}:00",
         "-joe",
-        f"-o{log if log == os.devnull else log + '/'}",
+        *(["-o/dev/null"] if log == os.devnull else [f"-o{log}/", "-koed"]),  # written while the job runs
         "-rn",
         "-mn",
     ]
 
 
-def cancel_command(config: Config, job_id: object) -> list[str]:
-    """The command that ends one job. Raises Refused if `job_id` is not one."""
+def parse_job_id(config: Config, job_id: object) -> str:
+    """Check the job id of a request. Raises Refused if it is none."""
     if type(job_id) is not str or not _JOB_ID[config.scheduler].fullmatch(job_id):
         raise Refused("job_id must be the number that the scheduler gave")
+    return job_id
+
+
+def cancel_command(config: Config, job_id: str) -> list[str]:
+    """The command that ends one job."""
     name = "scancel" if config.scheduler == "slurm" else "qdel"
     return [f"{config.scheduler_prefix}/{name}", job_id]
 
@@ -222,13 +238,24 @@ def clean(text: str) -> str:
     return " ".join(words)[:MAX_MESSAGE_CHARS]
 
 
-def log_directory(home: str) -> str:
+def log_path(config: Config, account: pwd.struct_passwd) -> str:
+    """The directory of this user's logs."""
+    return config.log_directory.replace("{home}", account.pw_dir).replace("{user}", account.pw_name)
+
+
+def log_name(config: Config, job_id: str) -> str:
+    """The file that `submit_command` makes the scheduler write."""
+    return f"lab-{job_id}.log" if config.scheduler == "slurm" else f"{job_id}.OU"
+
+
+def log_directory(directory: str) -> str:
     """The directory of the jobs' logs, made if need be; /dev/null where nothing can be written (a full home)."""
-    directory = f"{home}/.local/state/hpchub"
     if not _PLAIN_PATH.fullmatch(directory):  # % means something to Slurm, a colon to PBS
         return os.devnull
     try:
         Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if Path(directory).stat().st_uid != os.getuid():  # a name in a directory that all may write, taken by somebody
+            return os.devnull
         with tempfile.TemporaryFile(dir=directory) as probe:
             probe.write(b"\0" * 4096)
             probe.flush()
@@ -236,6 +263,31 @@ def log_directory(home: str) -> str:
     except OSError:
         return os.devnull
     return directory
+
+
+def last_lines(data: bytes) -> str:
+    """The end of a log as plain text: bounded, without control characters, whatever it holds."""
+    text = _TERMINAL.sub("", data[-LOG_BYTES:].decode("utf-8", "replace"))
+    plain = "".join(character if character.isprintable() or character in "\n\t" else " " for character in text)
+    return "\n".join(plain.rstrip().split("\n")[-LOG_LINES:])
+
+
+def read_log(directory: str, name: str) -> dict[str, Any]:
+    """The end of one file of this very directory. Raises Refused if it is not there, or is no file."""
+    path = f"{directory}/{name}"
+    try:
+        where = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=where)
+        finally:
+            os.close(where)
+        with os.fdopen(file, "rb") as log:
+            if not stat.S_ISREG(os.fstat(log.fileno()).st_mode):
+                raise Refused(f"{path} is not a file.")
+            log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_BYTES))
+            return {"ok": True, "path": path, "text": last_lines(log.read(LOG_BYTES))}
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def run(
@@ -276,8 +328,9 @@ def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[
     if verb == "submit":
         fields = _exactly(request, ("verb", "job", "environment"), "submit")
         job = parse_job(fields["job"], config.queues)
-        text = script(config, job, parse_environment(fields["environment"]))
-        command = submit_command(config, job, home, log_directory(home))
+        log = log_path(config, account)
+        text = script(config, job, parse_environment(fields["environment"]), log)
+        command = submit_command(config, job, home, log_directory(log))
         done = run(command, environment, cwd, text)
         job_id = done.stdout.strip().split(";")[0]
         if done.returncode == 0 and _JOB_ID[config.scheduler].fullmatch(job_id):
@@ -285,11 +338,14 @@ def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[
         return {"ok": False, "message": clean(done.stderr or done.stdout) or f"{command[0]} said nothing."}
     if verb == "cancel":
         fields = _exactly(request, ("verb", "job_id"), "cancel")
-        done = run(cancel_command(config, fields["job_id"]), environment, cwd)
+        done = run(cancel_command(config, parse_job_id(config, fields["job_id"])), environment, cwd)
         if done.returncode == 0 or _GONE.search(done.stderr):
             return {"ok": True}
         return {"ok": False, "message": clean(done.stderr or done.stdout)}
-    raise Refused("verb must be submit or cancel")
+    if verb == "log":
+        fields = _exactly(request, ("verb", "job_id"), "log")
+        return read_log(log_path(config, account), log_name(config, parse_job_id(config, fields["job_id"])))
+    raise Refused("verb must be submit, cancel or log")
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hpchub.request import FIELDS, JobRequest, clock, gib, no_project, no_queue
-from hpchub.scheduler import JobState, Phase
+from hpchub.scheduler import JobState, Phase, Place
 from hpchub.scheduler.live import Facts
 from hpchub.settings import Site
 
@@ -115,9 +115,14 @@ def view(site: Site, facts: Facts | None, wish: Mapping[str, object], wrong: Map
 
 
 def status(
-    request: JobRequest | None, job_id: str, job: JobState | None, submitted_at: float, scheduler: Explains
+    request: JobRequest | None,
+    job_id: str,
+    job: JobState | None,
+    submitted_at: float,
+    scheduler: Explains,
+    place: Place | None = None,
 ) -> dict[str, str]:
-    """A waiting server in words: state, sentence, percent, job, project, queue, waited, expected."""
+    """A waiting server in words: state, sentence, percent, job, project, queue, waited, place, expected, running."""
     state, sentence, percent, expected = "Handing over", "Your job is being handed to the scheduler.", "5", ""
     if job_id and job is None:
         state, sentence, percent = "Submitted", "The scheduler has your job.", "10"
@@ -125,7 +130,7 @@ def status(
         state, percent = "Waiting in the queue", "20"
         sentence = scheduler.explain(job) or "It waits for its turn."
         if job.start and job.start > time.time():
-            expected = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.start))
+            expected = f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(job.start))} ({_within(job.start)})"
     elif job is not None and job.phase is Phase.RUNNING:
         state, percent = "Starting", "60"
         sentence = scheduler.explain(job) or f"Your job runs on {job.node or 'its node'}; JupyterLab is starting."
@@ -140,9 +145,15 @@ def status(
         "project": request.project if request else "",
         "queue": request.queue if request else "",
         "expected": expected,
+        "place": f"{place.number} of {place.total}" if place and percent == "20" else "",
+        "running": "yes" if percent == "60" else "",
         "waited": duration(waited) if submitted_at else "",
         "seconds": str(int(waited)),
     }
+
+
+def _within(moment: float) -> str:
+    return f"in {duration(moment - time.time())}"
 
 
 def duration(seconds: float) -> str:

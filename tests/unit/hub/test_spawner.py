@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from hpchub import spawner as spawner_module
 from hpchub.callback import addresses_of, plain, port_of
+from hpchub.reconcile import identity
 from hpchub.scheduler import Phase
 from hpchub.scheduler.live import Live
 from hpchub.scheduler.run import Finished
@@ -34,21 +35,24 @@ class Program:
     def __init__(self, scheduler: FakeScheduler) -> None:
         self.scheduler, self.calls, self.refuse, self.slow = scheduler, [], "", 0.0
         self.hang = False
+        self.logged = {"ok": True, "path": "/home/alice/lab-77.log", "text": "<b>the end</b>"}
 
     async def __call__(self, argv: Sequence[str], *, stdin: str, timeout: float) -> Finished:
         message = json.loads(stdin)
         self.calls.append((tuple(argv), message))
         await asyncio.sleep(self.slow)
+        if message["verb"] == "log":
+            return Finished(0, json.dumps(self.logged), "")
         if message["verb"] == "cancel":
             self.scheduler.put(message["job_id"], Phase.ENDED)
             return Finished(0, '{"ok": true}', "")
         if self.hang:
-            self.scheduler.tags[message["job"]["tag"]] = "78"
+            self.scheduler.tagged["78"] = message["job"]["tag"]
             self.scheduler.put("78", Phase.WAITING)
             raise TimeoutError
         if self.refuse:
             return Finished(0, json.dumps({"ok": False, "message": self.refuse}), "")
-        self.scheduler.tags[message["job"]["tag"]] = "77"
+        self.scheduler.tagged["77"] = message["job"]["tag"]
         self.scheduler.put("77", Phase.WAITING, reason="Priority")
         return Finished(0, '{"ok": true, "job_id": "77"}', "")
 
@@ -67,10 +71,14 @@ async def hub(
     program = Program(scheduler)
     watchers = []
     routed: list[str] = []
+    unrouted: list[str] = []
 
     class Proxy:
         async def add_user(self, user: object, server_name: str) -> None:
             routed.append(server_name)
+
+        async def delete_user(self, user: object, server_name: str) -> None:
+            unrouted.append(server_name)
 
     def give(**jobs: object) -> None:
         """What a fresh process of the hub has."""
@@ -116,11 +124,13 @@ async def hub(
     yield SimpleNamespace(
         make=make,
         give=give,
+        site=site,
         program=program,
         scheduler=scheduler,
         answering=answering,
         session=session,
         routed=routed,
+        unrouted=unrouted,
     )
     for watcher in watchers:
         await watcher.close()
@@ -162,7 +172,7 @@ async def test_a_start_submits_waits_for_node_and_port_and_returns_the_url(hub: 
         "tag": spawner.tag, "project": "climate", "queue": "regular", "walltime_minutes": 120, "cores": 2,
         "memory_mib": 4096, "gpus": 0, "reservation": None,
     }  # fmt: skip
-    assert spawner.tag.startswith("demo:alice::")
+    assert spawner.tag.startswith(f"{identity(hub.site)}:alice::")
     assert all(name.startswith("JUPYTERHUB_") for name in message["environment"])
 
 
@@ -196,18 +206,96 @@ async def test_the_time_out_counts_from_the_moment_that_the_job_runs(hub: Simple
 
 
 async def test_a_job_that_dies_before_it_calls_back_fails_at_once_with_a_sentence(hub: SimpleNamespace) -> None:
-    _, starting = await start(hub)
+    spawner, starting = await start(hub)
     hub.scheduler.put("77", Phase.RUNNING, node="c1")
     await asyncio.sleep(0.1)
     hub.scheduler.put("77", Phase.ENDED, reason="OutOfMemory")
-    with pytest.raises(Refused, match=r"Job 77 ended before JupyterLab answered\. words for OutOfMemory"):
+    with pytest.raises(Refused, match=r"Job 77 ended before JupyterLab answered\. words for OutOfMemory") as caught:
         await asyncio.wait_for(starting, 3)
+    assert "Its log is /home/alice/lab-77.log on the cluster" in str(caught.value)
+    assert hub.program.calls[-1][1] == {"verb": "log", "job_id": "77"}
+    assert spawner.failed_log == "<b>the end</b>"
+    spawner.clear_state()
+    assert spawner.failed_log, "the page that says so comes after JupyterHub has cleaned up"
+
+
+async def test_the_log_of_a_dead_job_says_more_than_the_scheduler(hub: SimpleNamespace) -> None:
+    hub.program.logged = {"ok": True, "path": "/l", "text": "OSError: [Errno 28] No space left on device"}
+    _, starting = await start(hub)
+    hub.scheduler.put("77", Phase.ENDED, reason="NonZeroExitCode")
+    with pytest.raises(Refused, match=r"Your home directory is full\. Delete files there and start again"):
+        await asyncio.wait_for(starting, 3)
+
+
+async def test_without_a_log_the_failure_is_told_all_the_same(hub: SimpleNamespace) -> None:
+    hub.program.logged = {"ok": False, "message": "no such file"}
+    _, starting = await start(hub)
+    hub.scheduler.put("77", Phase.ENDED, reason="OutOfMemory")
+    with pytest.raises(Refused, match=r"words for OutOfMemory If this does not help, please ask help@example\.org"):
+        await asyncio.wait_for(starting, 3)
+
+
+async def test_a_job_that_is_requeued_before_it_answers_is_followed_to_its_next_node(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    hub.scheduler.put("77", Phase.RUNNING, node="c1", start=100.0)
+    await until(lambda: getattr(spawner.view(), "phase", None) is Phase.RUNNING)
+    hub.scheduler.put("77", Phase.ENDING)
+    await asyncio.sleep(0.1)
+    hub.scheduler.put("77", Phase.WAITING, reason="BeginTime")
+    await until(lambda: spawner.view().phase is Phase.WAITING)
+    assert not starting.done(), "a job that is on its way back is not dead"
+    hub.scheduler.put("77", Phase.RUNNING, node="c2", start=200.0)
+    spawner.report_port(40002)
+    hub.answering.add("http://c2:40002")
+    assert await asyncio.wait_for(starting, 3) == "http://c2:40002"
+
+
+async def test_a_running_server_whose_job_is_requeued_comes_back_by_itself(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.wait_for(starting, 3)
+    spawner._start_pending = spawner._spawn_pending = False
+    assert spawner.ready
+    hub.scheduler.put("77", Phase.WAITING, reason="BeginTime")
+    await until(lambda: spawner.view().phase is Phase.WAITING)
+    assert await spawner.poll() is None
+    assert spawner.pending == "spawn"
+    await asyncio.sleep(0.1)
+    assert hub.unrouted == [""], "until it is back, its address shows the pending page"
+    hub.scheduler.put("77", Phase.RUNNING, node="c2")
+    spawner.report_port(40002)
+    hub.answering.add("http://c2:40002")
+    await until(lambda: hub.routed == [""])
+    await until(lambda: spawner.ready)
+    assert (spawner.server.ip, spawner.server.port) == ("c2", 40002)
+    assert hub.program.verbs == ["submit"]
+
+
+async def test_a_session_that_ends_says_how(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.wait_for(starting, 3)
+    hub.scheduler.put("77", Phase.ENDED, reason="TimeLimit")
+    await until(lambda: spawner.view().phase is Phase.ENDED)
+    assert await spawner.poll() == 0
+    assert spawner.last_end == "Your last session (job 77) has ended. words for TimeLimit"
+
+
+async def test_who_waits_sees_the_place_in_the_queue(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawner_module, "EAGER_SECONDS", 0.0)
+    spawner, starting = await start(hub)
+    await until(lambda: spawner.status()["place"] == "3 of 12")
+    assert hub.scheduler.asked.count("places") == 1
+    hub.scheduler.put("77", Phase.RUNNING, node="c1")
+    await until(lambda: spawner.status()["running"])
+    assert spawner.status()["place"] == ""
+    starting.cancel()
 
 
 async def test_what_the_scheduler_refuses_is_told_in_its_words_and_leaves_nothing(hub: SimpleNamespace) -> None:
     hub.program.refuse = "Invalid account"
     spawner = hub.make()
-    with pytest.raises(Refused, match="The scheduler refused the job: Invalid account"):
+    with pytest.raises(Refused, match=r"Choose another project or queue\. The scheduler said: Invalid account\."):
         await spawner.start()
     assert await spawner.poll() == 0
     await spawner.stop()

@@ -2,7 +2,8 @@
 // Follows the job without reloading; without JavaScript the page reloads itself.
 (() => {
   const page = document.getElementById("hpchub-pending");
-  const failed = document.getElementById("hpchub-failed");
+  const icon = document.getElementById("hpchub-icon");
+  const ask = document.getElementById("hpchub-notify");
   const bar = document.getElementById("progress-bar");
   const began = Date.now() - 1000 * page.dataset.seconds;
   const duration = (seconds) => {
@@ -13,7 +14,27 @@
   window.setInterval(() => {
     page.querySelector("[data-show=waited]").textContent = duration(Math.floor((Date.now() - began) / 1000));
   }, 1000);
+  // A message of the browser's own comes only where a person has asked for it, here.
+  const may = () => "Notification" in window && Notification.permission;
+  const offer = () => {
+    ask.hidden = !["default", "granted"].includes(may());
+    ask.disabled = may() === "granted";
+    if (ask.disabled) ask.textContent = "You will be told when it starts";
+  };
+  ask.addEventListener("click", () => Notification.requestPermission().then(offer));
+  if (icon.href.includes("/waiting.svg")) offer();
+  const started = (status) => {
+    icon.href = icon.href.replace("/waiting.svg", "/starting.svg");
+    ask.hidden = true;
+    if (may() === "granted") {
+      const message = new Notification("Your session on " + page.dataset.cluster + " is starting", {
+        body: status.sentence, tag: "hpchub-" + status.job,
+      });
+      message.onclick = () => window.focus();
+    }
+  };
   const show = (status) => {
+    if (status.running && icon.href.includes("/waiting.svg")) started(status);
     for (const place of page.querySelectorAll("[data-show]")) {
       const text = status[place.dataset.show] ?? "";
       place.textContent = text;
@@ -34,11 +55,7 @@
       window.location.reload(); // this address leads on to the server, or to where the user wanted to go
     } else if (event.failed) {
       events.close();
-      failed.textContent = event.message.replace("Spawn failed: ", "");
-      failed.hidden = false;
-      bar.classList.add("bg-danger");
-      bar.classList.remove("progress-bar-animated");
-      document.getElementById("hpchub-cancel").form.hidden = true;
+      window.location.reload(); // this address then says what went wrong
     }
   };
   events.onerror = () => {
