@@ -28,7 +28,7 @@ class Hub(JupyterHub):  # type: ignore[misc]  # upstream has no types
     def known_jobs(self) -> Known:
         """What the database says, read in a session of its own: what is not committed does not count."""
         with self.session_factory() as session:
-            return known_to(dict(session.query(orm.Spawner.id, orm.Spawner.state).tuples().all()))
+            return known_to({row.id: row.state for row in session.query(orm.Spawner)})
 
     async def cancel_job(self, user: str, job_id: str) -> bool:
         """Cancel a job as its owner; whether it was done."""

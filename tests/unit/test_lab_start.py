@@ -191,7 +191,9 @@ def test_the_file_that_lists_the_server_has_no_token(monkeypatch: pytest.MonkeyP
 def test_a_rescue_opens_with_a_page_that_says_why_and_deletes_for_good(tmp_path: Path) -> None:
     rescue.prepare(tmp_path, "/home/<alice>", "No space left on device")
     settings = json.loads((tmp_path / "etc/jupyter_server_config.json").read_text())
-    page = Path(unquote(settings["LabApp"]["default_url"].removeprefix("/lab/tree")))
-    assert page.parent == tmp_path
+    url, query = settings["LabApp"]["default_url"].split("?")
+    assert query == "file-browser-path=/home/%3Calice%3E"
+    page = Path(unquote(url.removeprefix("/lab/tree")))
+    assert list(page.parent.iterdir()) == [page], "nothing but the page lies beside it"
     assert "<strong>No space left on device</strong> in <code>/home/&lt;alice&gt;</code>" in page.read_text()
     assert settings["FileContentsManager"] == {"delete_to_trash": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Your home directory is full</title>
@@ -16,8 +17,8 @@ will be kept, and Dask gets no jobs, until there is room again.</p>
 <ol>
 <li>Find what is large. In a terminal (<em>File &gt; New &gt; Terminal</em>):
 <code>du -xah {home} | sort -rh | head -30</code></li>
-<li>Delete files: in the file browser on the left (they do not go to a trash, but are gone at once),
-or with <code>rm</code>.</li>
+<li>Delete files in the file browser on the left, or with <code>rm</code>. They do not go to a trash, but are gone at
+once.</li>
 <li>Start anew: <em>File &gt; Hub Control Panel &gt; Stop My Server</em>, then start it again.</li>
 </ol></body></html>
 """
@@ -25,9 +26,10 @@ or with <code>rm</code>.</li>
 
 def prepare(runtime: Path, home: str, reason: str) -> None:
     """Write the page and the server's settings of a rescue into `runtime`, to be found by JUPYTER_CONFIG_PATH."""
-    page = runtime / "Your home directory is full.html"
+    (runtime / "notice").mkdir(mode=0o700)
+    page = runtime / "notice" / "Your home directory is full.html"
     page.write_text(PAGE.format(home=html.escape(home), reason=html.escape(reason)), encoding="utf-8")
-    url = f"/lab/tree{page}".replace(" ", "%20")
+    url = f"/lab/tree{quote(str(page))}?file-browser-path={quote(home)}"
     settings = {
         "FileContentsManager": {"delete_to_trash": False},  # a trash in a full home takes room, or fails
         "ServerApp": {"default_url": url},

@@ -4,8 +4,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import REGISTRY
 
-from hpchub.scheduler import JobState, Phase
+from hpchub import spawner as _metrics_of_the_spawner  # noqa: F401 - registers them
+from hpchub.scheduler import JobState, Phase, Place, SchedulerUnavailable
 from hpchub.scheduler.watch import BURST, COMMANDS_PER_MINUTE, DEBT, SOONEST, Bucket, Watcher
 
 if TYPE_CHECKING:
@@ -154,3 +156,49 @@ async def test_a_defect_in_one_answer_does_not_end_the_watching(watcher: Watcher
     scheduler.put("1", Phase.RUNNING)
     await watcher.poll()
     assert watcher.look("1") is not None
+
+
+async def test_all_jobs_are_given_in_a_fresh_answer_or_not_at_all(watcher: Watcher, scheduler: FakeScheduler) -> None:
+    scheduler.put("1", Phase.RUNNING)
+    assert set(await watcher.jobs()) == {"1"}
+    assert set(await watcher.jobs()) == {"1"}
+    assert scheduler.asked == ["jobs"], "one answer serves for a while"
+    watcher.watch("1", "alice")
+    scheduler.down = True
+    await watcher.poll()
+    with pytest.raises(SchedulerUnavailable):
+        await watcher.jobs()
+
+
+async def test_places_are_asked_once_a_minute_for_all_who_wait(scheduler: FakeScheduler) -> None:
+    now = 0.0
+    watcher = Watcher(scheduler, 10, lambda: now)
+    watcher._bucket = Bucket(60_000, 100)
+    scheduler.put("1", Phase.WAITING)
+    for _ in range(5):
+        await watcher.locate()
+    assert scheduler.asked == ["places"]
+    assert watcher.place("1") == Place(3, 12)
+    now, scheduler.down = 61.0, True
+    await watcher.locate()
+    assert watcher.place("1") is None, "an old place is no place"
+
+
+async def test_whoever_takes_a_turn_waits_until_a_command_fits_into_the_minute(scheduler: FakeScheduler) -> None:
+    watcher = Watcher(scheduler, 10)
+    watcher._bucket = Bucket(600, 1)
+    began = asyncio.get_running_loop().time()
+    for _ in range(3):
+        await watcher.turn()
+    assert asyncio.get_running_loop().time() - began >= 0.19
+
+
+def test_the_age_of_the_last_answer_and_the_commands_are_metrics() -> None:
+    names = {metric.name for metric in REGISTRY.collect()}
+    assert {
+        "hpchub_scheduler_answer_age_seconds",
+        "hpchub_scheduler_commands",
+        "hpchub_scheduler_command_seconds",
+        "hpchub_queue_wait_seconds",
+        "hpchub_orphans_cancelled",
+    } <= names
