@@ -5,6 +5,7 @@ The file is written by Ansible from one mapping. Nothing here has a side effect;
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlparse
@@ -149,6 +150,32 @@ class Queue(Model):
     )
 
 
+class Projects(Model):
+    """Where a user's projects stand, if the scheduler does not know them; at most one of these."""
+
+    members: dict[Name, Annotated[tuple[Name, ...], Field(strict=False)]] = Field(
+        {}, description="projects, each with its users"
+    )
+    group_pattern: Annotated[str, Field(max_length=200)] = Field(
+        "", description="a regular expression for the groups that are projects; its first group, if any, is the name"
+    )
+    command: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="a program and its arguments; given a user's name, it prints one project a line"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(map(bool, (self.members, self.group_pattern, self.command))) > 1:
+            raise ValueError("projects come from more than one source; keep one of members, group_pattern and command")
+        if self.command and not self.command[0].startswith("/"):
+            raise ValueError(f"the program {self.command[0]!r} must be an absolute path")
+        try:
+            re.compile(self.group_pattern)
+        except re.error as error:
+            raise ValueError(f"{self.group_pattern!r} is not a regular expression ({error})") from error
+        return self
+
+
 class Form(Model):
     """With what the form opens."""
 
@@ -174,6 +201,7 @@ class Site(Model):
     queues: Annotated[tuple[Queue, ...], Field(min_length=1, strict=False)] = Field(
         description="the queues that people may choose, at least one"
     )
+    projects: Projects = Field(Projects(), description="where a user's projects stand")
     form: Form = Field(Form(), description="with what the form opens")
 
     @model_validator(mode="after")
@@ -233,6 +261,7 @@ def _description(loc: tuple[int | str, ...]) -> str:
 def _model_at(loc: tuple[int | str, ...]) -> type[Model]:
     """The model at a pydantic location; the nearest one above, if the location is not a model."""
     children: dict[str, type[Model]] = {
-        "hub": Hub, "proxy": Proxy, "login": Login, "ldap": Ldap, "jobs": Jobs, "queues": Queue, "form": Form,
+        "hub": Hub, "proxy": Proxy, "login": Login, "ldap": Ldap, "jobs": Jobs, "queues": Queue, "projects": Projects,
+        "form": Form,
     }  # fmt: skip
     return next((children[part] for part in reversed(loc) if isinstance(part, str) and part in children), Site)

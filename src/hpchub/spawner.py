@@ -202,6 +202,10 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             facts = None
         stored = self.orm_spawner.user_options if self.orm_spawner else None
         wish, wrong = rejected or (stored if isinstance(stored, dict) else {}, {})
+        if facts is not None and not rejected:  # what the API was given, or a limit that has changed since
+            doubts = check(wish, facts, self.shared.site)
+            if not isinstance(doubts, JobRequest):
+                wish = {} if "" in doubts else {key: value for key, value in wish.items() if key not in doubts}
         return context.render(self.shared.site, facts, wish, wrong)
 
     async def options_from_form(self, formdata: Mapping[str, list[str]]) -> dict[str, str]:

@@ -6,17 +6,21 @@ import asyncio
 import grp
 import os
 import pwd
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from hpchub.scheduler import Project, Queue, Reservation, Scheduler
+from hpchub.scheduler import Ask, Project, Queue, Reservation, Scheduler
+from hpchub.scheduler.run import asker
 from hpchub.settings import Site
 
 T = TypeVar("T")
 
 FRESH_SECONDS = 60.0
+PROJECT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
+"""A project's name, as the job program takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,9 @@ class Cached(Generic[T]):
 class Live:
     """The facts of one site."""
 
-    def __init__(self, scheduler: Scheduler, site: Site) -> None:
-        """Nothing is asked until somebody wants to know."""
-        self._site, self._scheduler = site, scheduler
+    def __init__(self, scheduler: Scheduler, site: Site, ask: Ask | None = None) -> None:
+        """Nothing is asked until somebody wants to know. `ask` runs the site's own program, if there is one."""
+        self._site, self._scheduler, self._ask = site, scheduler, ask or asker()
         self._queues = Cached(scheduler.queues)
         self._reservations = Cached(scheduler.reservations)
         self._projects: dict[str, Cached[tuple[frozenset[str], tuple[Project, ...]]]] = {}
@@ -95,7 +99,20 @@ class Live:
 
     async def _user(self, user: str) -> tuple[frozenset[str], tuple[Project, ...]]:
         groups = await asyncio.to_thread(groups_of, user)  # a directory service may be slow
-        return groups, tuple(await self._scheduler.projects(user, groups))
+        return groups, tuple(await self._own_projects(user, groups))
+
+    async def _own_projects(self, user: str, groups: frozenset[str]) -> Sequence[Project]:
+        """The user's projects, from where the site says they stand."""
+        source = self._site.projects
+        if source.members:
+            return [Project(name) for name, users in sorted(source.members.items()) if user in users]
+        if source.group_pattern:
+            found = (re.fullmatch(source.group_pattern, group) for group in sorted(groups))
+            return [Project(match[1] if match.re.groups else match[0]) for match in found if match]
+        if source.command:
+            lines = (await self._ask((*source.command, user))).splitlines()
+            return [Project(line.strip()) for line in lines if PROJECT.fullmatch(line.strip())]
+        return await self._scheduler.projects(user, groups)
 
 
 def groups_of(user: str) -> frozenset[str]:

@@ -359,6 +359,16 @@ async def test_a_wrong_form_comes_back_once_with_what_was_typed(hub: SimpleNames
     assert 'value="2x"' not in await spawner.get_options_form()
 
 
+async def test_a_stored_wish_that_was_refused_is_not_offered_again(hub: SimpleNamespace) -> None:
+    spawner = hub.make()
+    spawner.orm_spawner.user_options = WISH | {"cores": "1; touch /tmp/evil"}
+    form = await spawner.get_options_form()
+    assert "evil" not in form
+    assert 'value="02:00"' in form
+    spawner.orm_spawner.user_options = WISH | {"cmd": "x"}
+    assert 'value="02:00"' not in await spawner.get_options_form()
+
+
 async def test_a_good_form_becomes_a_wish_that_json_can_hold(hub: SimpleNamespace) -> None:
     options = await hub.make().options_from_form({key: [value] for key, value in WISH.items()})
     assert json.loads(json.dumps(options)) == options
