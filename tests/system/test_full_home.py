@@ -29,7 +29,9 @@ def test_erin_whose_home_is_full_reads_so_in_her_lab_and_can_delete_files(
         assert "Traceback" not in words
         assert "Errno" not in words
         (node,) = {job["node"] for job in jobs("erin")}
-        run(node, "mount -o remount,nr_inodes=2 /home/erin && touch /home/erin/old.dat && chown erin /home/erin/old.dat")
+        run(
+            node, "mount -o remount,nr_inodes=2 /home/erin && touch /home/erin/old.dat && chown erin /home/erin/old.dat"
+        )
         xsrf = next(c["value"] for c in page.context.cookies() if c["name"] == "_xsrf" and c["path"] == "/user/erin/")
         gone = page.request.delete("/user/erin/api/contents/home/erin/old.dat", headers={"X-XSRFToken": xsrf})
         assert gone.status == 204, gone.text()
