@@ -48,7 +48,8 @@ def variables() -> dict[str, Any]:
     for path in sorted((ROOT / "inventories/example/group_vars/all").glob("*.yml")):
         merged |= loader.load_from_file(str(path), trusted_as_template=True) or {}
     merged["jupyterhub_pam_radius_servers"] = [
-        {"host": f"radius{number}.example.org", "secret": f"secret-{number}"} for number in (1, 2)
+        {"host": host, "secret": f"secret-{number}"}
+        for number, host in enumerate(("radius1.example.org", "radius2.example.org:1645", "[2001:db8::4]"), 1)
     ]
     init_plugin_loader()
     filter_loader.add_directory(str(ROOT / "roles/dask_site/filter_plugins"))
