@@ -328,6 +328,50 @@ def test_a_radius_secret_that_is_missing_empty_or_somebody_elses_makes_sign_in_u
     assert UNAVAILABLE in answer.page
 
 
+# -- duo, whose servers nobody has here: what matters then is that nobody gets in
+
+
+DUO = "[duo]\nikey = DINOBODY\nskey = nobodys\nhost = 127.0.0.1\nfailmode = secure\nautopush = yes\nprompts = 1\n"
+
+
+@pytest.fixture(scope="module")
+def duo(url: str, as_it_was: None, run: Run) -> Iterator[str]:
+    """The stack duo, whose server is out of reach; gives its file."""
+    path = "/etc/duo/pam_duo.conf"
+    run("login1", f"umask 077; mkdir -p /etc/duo; printf %s {shlex.quote(DUO)} >{path}")
+    choose(url, jupyterhub_pam_stack="duo")
+    yield path
+    run("login1", "rm -r /etc/duo")
+
+
+@pytest.mark.usefixtures("duo")
+def test_while_duo_is_out_of_reach_a_right_password_opens_nothing(
+    guest: Callable[[], str], sign_in_by_http: SignIn, run: Run
+) -> None:
+    name = guest()
+    wrong, right = sign_in_by_http(name, "4711"), sign_in_by_http(name, PIN)
+    assert (wrong.status, wrong.signed_in) == (403, False)
+    assert (right.status, right.signed_in) == (503, False)
+    assert 'reason="authenticate pam=' in reason(run, name)
+    assert "Failsecure Duo login" in run("login1", f"journalctl --no-pager --output=cat --since=-1min | grep {name}")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["rm -f", "chmod 644", "truncate --size=0", "sed -i s/secure/safe/"],
+    ids=["missing", "open", "empty", "safe"],
+)
+def test_with_a_file_that_makes_pam_duo_let_everybody_in_nobody_gets_in(
+    harm: str, duo: str, guest: Callable[[], str], sign_in_by_http: SignIn, run: Run
+) -> None:
+    run("login1", f"cp --preserve {duo} /run/kept && {harm} {duo}")
+    name = guest()
+    answer = sign_in_by_http(name, PIN)
+    run("login1", f"rm -f {duo} && mv /run/kept {duo}")
+    assert (answer.status, answer.signed_in) == (503, False)
+    assert duo in reason(run, name)
+
+
 # -- password
 
 
