@@ -54,6 +54,8 @@ class Facts:
     projects: tuple[str, ...]
     offers: tuple[Offer, ...]
     reservations: tuple[OfferedReservation, ...] = ()
+    maintenance: tuple[float, float] | None = None
+    """The next one, or the one that is on: beginning and end, in seconds since the epoch."""
 
 
 class Cached(Generic[T]):
@@ -174,7 +176,13 @@ def combine(
         projects=tuple(project.name for project in projects),
         offers=tuple(offers),
         reservations=tuple(reservation for reservation in offered if reservation.projects),
+        maintenance=_next_maintenance(reservations, time.time()),
     )
+
+
+def _next_maintenance(reservations: tuple[Reservation, ...], now: float) -> tuple[float, float] | None:
+    windows = [(one.start, one.end) for one in reservations if one.maintenance and one.start and one.end]
+    return min(((start, end) for start, end in windows if end > now), default=None)
 
 
 def _tighter(one: int | None, other: int | None) -> int | None:

@@ -98,6 +98,7 @@ def view(site: Site, facts: Facts | None, wish: Mapping[str, object], wrong: Map
     names = [offer.name for offer in facts.offers]
     return {
         "notice": "",
+        "maintenance": _maintenance(facts.maintenance),
         "labels": LABELS,
         "projects": facts.projects,
         "queues": queues,
@@ -112,6 +113,15 @@ def view(site: Site, facts: Facts | None, wish: Mapping[str, object], wrong: Map
         "wrong": wrong,
         "first_wrong": next((key for key in FIELDS if key in wrong), ""),
     }
+
+
+def _maintenance(window: tuple[float, float] | None) -> str:
+    if window is None:
+        return ""
+    begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) for moment in window)
+    if window[0] <= time.time():
+        return f"Nodes are in maintenance until {end}. Your job may have to wait until then."
+    return f"A maintenance begins {begin} and ends {end}. A job that would not end before it waits until it is over."
 
 
 def status(

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
-from hpchub.scheduler import SchedulerUnavailable
-from hpchub.scheduler.live import Live
+from hpchub.scheduler import Project, Queue, Reservation, SchedulerUnavailable
+from hpchub.scheduler.live import Live, combine
 from hpchub.settings import Projects, Site
+from hpchub.spawn_page import context
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler
@@ -62,3 +64,23 @@ async def test_projects_may_come_from_a_program_of_the_site(scheduler: FakeSched
 def test_a_wrong_source_of_projects_is_refused_with_a_sentence(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Projects.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "words"),
+    [
+        (3600, 7200, "A maintenance begins"),
+        (-60, 3600, "Nodes are in maintenance until"),
+        (-7200, -3600, ""),
+    ],
+)
+def test_the_form_tells_of_the_next_maintenance_and_of_no_past_one(
+    scheduler: FakeScheduler, site: Site, begins: float, ends: float, words: str
+) -> None:
+    now = time.time()
+    window = Reservation("maint", True, maintenance=True, start=now + begins, end=now + ends)
+    facts = combine(site, "alice", GROUPS, (Project("climate"),), (Queue("regular"),), (window,))
+    assert facts.reservations == ()
+    form = context.render(site, facts, {}, {})
+    assert ("hpchub-maintenance" in form) is bool(words)
+    assert words in form
