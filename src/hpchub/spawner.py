@@ -128,7 +128,6 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         """As JupyterHub makes it."""
         self._reset()
         self.failed_log = ""
-        self.last_end = ""
         super().__init__(**kwargs)
         self.start_timeout = NEVER
 
@@ -249,7 +248,8 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         request = await self._checked(self.user_options)
         token = orm.APIToken.find(object_session(self.orm_spawner), self.api_token)
         self._reset()
-        self.failed_log = self.last_end = ""
+        self.failed_log = ""
+        self._tell("")
         self.request = request
         self.token_id = token.id if token else 0
         self.tag = new_tag(self.shared.site, self.user.name, self.name, secrets.token_hex(8))
@@ -418,12 +418,16 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         if job is not None and job.phase is Phase.ENDED:
             if self.ready:
                 why = self.shared.scheduler.explain(job)
-                self.last_end = f"Your last session (job {self.job_id}) has ended. {why}".strip()
+                self._tell(f"Your last session (job {self.job_id}) has ended. {why}".strip())
                 self.log.info("%s: job %s has ended: %s %s", self._log_name, self.job_id, job.state, job.reason)
             return 0
         if job is not None and self.ready and not self.reported_port:
             self._return()
         return None
+
+    def _tell(self, ended: str) -> None:
+        """Keep how the last session ended with the user, for JupyterHub forgets a spawner that has stopped."""
+        self.user.last_ends = getattr(self.user, "last_ends", {}) | {self.name: ended}
 
     def _return(self) -> None:
         """The job of a running server was requeued: wait for it as at the start, with a pending page meanwhile."""

@@ -278,7 +278,7 @@ async def test_a_session_that_ends_says_how(hub: SimpleNamespace) -> None:
     hub.scheduler.put("77", Phase.ENDED, reason="TimeLimit")
     await until(lambda: spawner.view().phase is Phase.ENDED)
     assert await spawner.poll() == 0
-    assert spawner.last_end == "Your last session (job 77) has ended. words for TimeLimit"
+    assert spawner.user.last_ends == {"": "Your last session (job 77) has ended. words for TimeLimit"}
 
 
 async def test_who_waits_sees_the_place_in_the_queue(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
