@@ -1,4 +1,4 @@
-"""The one thing that a job may tell the hub: the port on which its server will listen."""
+"""The one thing that a job may tell the hub: the port on which its server will listen. The answer is a certificate."""
 
 from __future__ import annotations
 
@@ -53,18 +53,19 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
 
     @web.authenticated
     async def post(self) -> None:
-        """204, or 400 for another body, 403 for anybody else."""
+        """{"certificate": PEM} for the job's key and node, or 400 for another body, 403 for anybody else."""
         spawner = self._spawner()
         try:
             port = port_of(self.request.body)
         except ValueError as error:
             raise web.HTTPError(400, str(error)) from error
         await self._from_its_node(spawner)
-        if spawner.reported_port:
+        if spawner.reported_port not in (0, port):  # the same again: our answer was lost
             raise self._refused(spawner, "the port is known already")
+        certificate = spawner.sign()
         spawner.report_port(port)
         self.log.info("%s will listen on %s:%s", spawner._log_name, spawner.node, port)
-        self.set_status(204)
+        self.finish(json.dumps({"certificate": certificate}))
 
     def _spawner(self) -> HpcSpawner:
         """The spawner whose server the token was made for, if it waits for a port."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,26 +38,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _hub(site_file: Path) -> None:
     """JupyterHub in this process, with our configuration."""
-    from hpchub.hub import Hub
+    from hpchub.hub import JupyterHub
 
     load(site_file)
     os.environ["HPCHUB_SITE_FILE"] = str(site_file)
-    Hub.launch_instance(["--config", str(Path(__file__).with_name("jupyterhub_config.py"))])
+    JupyterHub.launch_instance(["--config", str(Path(__file__).with_name("jupyterhub_config.py"))])
 
 
 def _cull(site_file: Path) -> None:
     """The idle culler in this process. Its token goes into the environment here, where nobody can read it."""
     from jupyterhub_idle_culler import IdleCuller  # type: ignore[import-untyped]  # upstream has no types
 
-    from hpchub.configure import secret
+    from hpchub import credentials
 
     site = load(site_file)
     if not site.hub.idle_stop_minutes:
         raise SettingsError(f"{site_file}: hub.idle_stop_minutes is 0, so there is nothing to do.")
-    os.environ["JUPYTERHUB_API_TOKEN"] = secret("culler-token")
+    os.environ["JUPYTERHUB_API_TOKEN"] = credentials.secret("culler-token")
+    given = credentials.directory()
+    # Names of the culler's own; systemd knows no directories in a unit's credentials.
+    certificates = Path(tempfile.mkdtemp())
+    for name, file in {
+        "hub-internal/hub-internal.key": "culler.key",
+        "hub-internal/hub-internal.crt": "culler.pem",
+        "hub-ca/hub-ca.crt": "services-ca.pem",
+    }.items():
+        (certificates / name).parent.mkdir(exist_ok=True)
+        (certificates / name).symlink_to(given / file)
     IdleCuller.launch_instance(
         [
             f"--IdleCuller.url={site.hub.api_url}",
+            "--IdleCuller.ssl_enabled=True",
+            f"--IdleCuller.internal_certs_location={certificates}",
             "--IdleCuller.config_file=",
             f"--IdleCuller.timeout={site.hub.idle_stop_minutes * 60}",
             "--IdleCuller.concurrency=2",

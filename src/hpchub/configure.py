@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote, urlparse, urlunparse
@@ -11,8 +10,9 @@ from urllib.parse import quote, urlparse, urlunparse
 import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from traitlets.config import Config
 
-from hpchub import callback
-from hpchub.settings import SettingsError, Site
+from hpchub import callback, credentials
+from hpchub.credentials import secret
+from hpchub.settings import Site
 from hpchub.spawn_page import handlers
 from hpchub.spawn_page.context import TEMPLATES
 from hpchub.spawner import HpcSpawner, Refused
@@ -42,20 +42,6 @@ class QuietRefusals(logging.Filter):
         return True
 
 
-def secret(name: str, shortest: int = 32) -> str:
-    """A systemd credential of this unit, with so many characters at least; raises SettingsError."""
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not directory:
-        raise SettingsError("CREDENTIALS_DIRECTORY is not set: start the hub by its systemd unit.")
-    try:
-        value = (Path(directory) / name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The credential {name} cannot be read in {directory}.") from error
-    if len(value) < shortest:
-        raise SettingsError(f"The credential {name} is shorter than {shortest} characters.")
-    return value
-
-
 def configure(c: Config, site: Site, site_file: str) -> None:
     """All areas."""
     hub(c, site)
@@ -72,8 +58,9 @@ def configure(c: Config, site: Site, site_file: str) -> None:
 def hub(c: Config, site: Site) -> None:
     """The hub's own service: addresses, database, who may see what."""
     state = Path(site.hub.state_directory)
-    c.JupyterHub.hub_bind_url = f"http://{site.hub.bind_address}:{site.hub.port}"
-    c.JupyterHub.hub_connect_url = f"http://{site.hub.connect_host}:{site.hub.port}"
+    c.JupyterHub.hub_bind_url = f"https://{site.hub.bind_address}:{site.hub.port}"
+    c.JupyterHub.hub_connect_url = f"https://{site.hub.connect_host}:{site.hub.port}"
+    c.JupyterHub.tls_directory = str(credentials.directory())
     c.JupyterHub.base_url = urlparse(site.hub.public_url).path
     c.JupyterHub.public_url = site.hub.public_url
     c.JupyterHub.db_url = f"sqlite:///{state / 'hub.sqlite'}"

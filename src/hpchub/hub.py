@@ -1,21 +1,42 @@
-"""JupyterHub as we run it: with what looks after jobs that nobody waits for."""
+"""JupyterHub as we run it: with certificates of this site, and with what looks after jobs that nobody waits for."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import os
+from pathlib import Path
 
-from jupyterhub import orm  # type: ignore[import-untyped]  # upstream has no types
-from jupyterhub.app import JupyterHub  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub import app, orm  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.httpclient import JupyterHubHTTPClient  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.utils import make_ssl_context  # type: ignore[import-untyped]  # upstream has no types
+from traitlets import Unicode
 
 from hpchub.reconcile import Known, Reconciler, known_to
-from hpchub.spawner import SUBMIT_TIMEOUT, SUDO, USER_NAME, runtime
+from hpchub.spawner import SUBMIT_TIMEOUT, USER_NAME, runtime
 
 
-class Hub(JupyterHub):  # type: ignore[misc]  # upstream has no types
-    """JupyterHub and the reconciler in one process, so that they share the watcher."""
+class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
+    """JupyterHub and the reconciler in one process, so that they share the watcher.
+
+    In place of certificates that it would make for itself it takes those that the roles made.
+    """
 
     _reconciling: asyncio.Task[None]
+    tls_directory = Unicode(help="Where hub.key, hub.pem and trusted.pem are.").tag(config=True)
+
+    def init_internal_ssl(self) -> None:
+        """Take the hub's key and certificate, and trust our authorities alone."""
+        # make_ssl_context adds the system's authorities to ours; here they shall vouch for nobody.
+        os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+        directory = Path(self.tls_directory)
+        self.internal_ssl = True
+        self.internal_ssl_key = str(directory / "hub.key")
+        self.internal_ssl_cert = str(directory / "hub.pem")
+        self.internal_ssl_ca = str(directory / "trusted.pem")
+        context = make_ssl_context(self.internal_ssl_key, self.internal_ssl_cert, self.internal_ssl_ca)
+        if JupyterHubHTTPClient.initialized():
+            JupyterHubHTTPClient.clear_instance()
+        JupyterHubHTTPClient.instance(parent=self, _internal_connector_options={"ssl": context})
 
     async def start(self) -> None:
         """As upstream; then look for lost jobs for as long as the hub runs."""
@@ -35,11 +56,10 @@ class Hub(JupyterHub):  # type: ignore[misc]  # upstream has no types
         shared = runtime(self.config.HpcSpawner.site_file)
         if not USER_NAME.fullmatch(user):
             return False
-        argv = (SUDO, "-n", "-u", user, shared.site.jobs.program)
         message = {"verb": "cancel", "job_id": job_id}
         try:
-            finished = await shared.run(argv, stdin=json.dumps(message), timeout=SUBMIT_TIMEOUT)
-            return bool(json.loads(finished.stdout).get("ok"))
-        except (OSError, ValueError, AttributeError) as error:
+            answer = await shared.as_user(shared.site.jobs.socket, user, message, timeout=SUBMIT_TIMEOUT)
+            return bool(answer.get("ok"))
+        except (OSError, ValueError) as error:
             self.log.error("Job %s of %s: %s", job_id, user, error)
             return False

@@ -67,7 +67,7 @@ class Hub(Model):
     @property
     def api_url(self) -> str:
         """Where jobs and services reach the hub's API."""
-        return f"http://{self.connect_host}:{self.port}{urlparse(self.public_url).path}hub/api"
+        return f"https://{self.connect_host}:{self.port}{urlparse(self.public_url).path}hub/api"
 
 
 class Proxy(Model):
@@ -121,7 +121,7 @@ class Login(Model):
 class Jobs(Model):
     """How jobs are submitted and watched."""
 
-    program: AbsolutePath = Field("/usr/local/libexec/hpchub-jobs", description="the one program that sudo may run")
+    socket: AbsolutePath = Field("/run/hpchub-jobs.sock", description="the socket of the relay to the job program")
     poll_seconds: Annotated[float, Field(ge=5, le=300)] = Field(
         10, description="seconds between two questions to the scheduler"
     )

@@ -1,18 +1,18 @@
 """A user's server as a batch job: batchspawner's base class, with nothing left of its shells and templates.
 
-Submitting and cancelling go through one sudo program; everything known about a job comes from the shared watcher;
-the port comes from the callback. The job's id is in the database before anything waits for it.
+Submitting and cancelling go through the job program, as the user; everything known about a job comes from the shared
+watcher; the port comes from the callback. The job's id is in the database before anything waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from functools import cache
 from typing import Any
 from urllib.parse import urlparse
@@ -28,13 +28,16 @@ from prometheus_client import Histogram
 from sqlalchemy.orm import object_session
 from traitlets import Unicode, default
 
+from hpchub import credentials
 from hpchub import settings as site_settings
+from hpchub.as_user import AsUser, as_user
+from hpchub.internal_tls import Labs, Pair
 from hpchub.reconcile import new_tag
 from hpchub.request import JobRequest, check
 from hpchub.scheduler import JobState, Phase, Scheduler, SchedulerUnavailable
 from hpchub.scheduler.live import Live
 from hpchub.scheduler.pbs import Pbs
-from hpchub.scheduler.run import Finished, asker, run
+from hpchub.scheduler.run import asker
 from hpchub.scheduler.slurm import Slurm
 from hpchub.scheduler.watch import Watcher
 from hpchub.scheduler.words import logged, refusal
@@ -46,7 +49,6 @@ jupyterhub.apihandlers.default_handlers[:] = [
     handler for handler in jupyterhub.apihandlers.default_handlers if handler[1] is not BatchSpawnerAPIHandler
 ]
 
-SUDO = "/usr/bin/sudo"
 SUBMIT_TIMEOUT = 90.0
 PARALLEL_SUBMISSIONS = 4
 """So many submissions run at once; a class that starts together must not storm the scheduler."""
@@ -65,8 +67,6 @@ WAITED = Histogram(
     "From the submission of a server's job until it ran",
     buckets=(2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
 )
-
-Run = Callable[..., Any]
 
 
 class Refused(SpawnException):  # type: ignore[misc]  # SpawnException has no types
@@ -93,7 +93,8 @@ class Runtime:
     scheduler: Scheduler
     watcher: Watcher
     live: Live
-    run: Run = run
+    labs: Labs
+    as_user: AsUser = as_user
     submissions: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_SUBMISSIONS))
 
 
@@ -103,7 +104,8 @@ def runtime(site_file: str) -> Runtime:
     site = site_settings.load(site_file)
     kind: type[Slurm] | type[Pbs] = Slurm if site.scheduler == "slurm" else Pbs
     scheduler = kind(site.scheduler_prefix, asker())
-    return Runtime(site, scheduler, Watcher(scheduler, site.jobs.poll_seconds), Live(scheduler, site))
+    labs = Labs(*(credentials.text(name) for name in ("labs-ca.key", "labs-ca.pem", "services-ca.pem")))
+    return Runtime(site, scheduler, Watcher(scheduler, site.jobs.poll_seconds), Live(scheduler, site), labs)
 
 
 class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no types
@@ -135,6 +137,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
 
     def _reset(self) -> None:
         self.tag = ""
+        self.certificate = ""
         self.token_id = 0
         self.node = ""
         self.reported_port = 0
@@ -151,7 +154,8 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         state.pop("job_status", None)
         if self.tag:
             state |= {
-                "tag": self.tag, "token_id": self.token_id, "node": self.node, "port": self.reported_port,
+                "tag": self.tag, "certificate": self.certificate, "token_id": self.token_id,
+                "node": self.node, "port": self.reported_port,
                 "submitted_at": self.submitted_at, "began": self.began,
                 "request": self.request.model_dump() if self.request else None,
             }  # fmt: skip
@@ -162,6 +166,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         super().load_state(state)
         self._reset()
         self.tag = state.get("tag", "")
+        self.certificate = state.get("certificate", "")
         self.token_id = state.get("token_id", 0)
         self.node = state.get("node", "")
         self.reported_port = state.get("port", 0)
@@ -254,18 +259,31 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         self.token_id = token.id if token else 0
         self.tag = new_tag(self.shared.site, self.user.name, self.name, secrets.token_hex(8))
         self.submitted_at = time.time()
+        pair = self.shared.labs.caller(self.tag)
+        self.certificate = pair.certificate
         self._commit()  # a hub that dies now finds the job by its tag
-        self._submission = asyncio.ensure_future(self._submit(request))
+        self._submission = asyncio.ensure_future(self._submit(request, pair))
         await asyncio.shield(self._submission)  # if the user gives up now, stop() still learns the job's id
         return await self._follow()
 
-    async def _submit(self, request: JobRequest) -> None:
-        """Submit the job and commit its id."""
+    async def create_certs(self) -> dict[str, str]:
+        """Nothing: a job's certificate is made when it is submitted, and lies in no file of the hub."""
+        return {}
+
+    def sign(self) -> str:
+        """The certificate with which this job's server may serve on its node, as PEM."""
+        if self.request is None:
+            raise ValueError("no job was asked for")
+        return self.shared.labs.server(self.certificate, self.node, timedelta(minutes=self.request.walltime_minutes))
+
+    async def _submit(self, request: JobRequest, pair: Pair) -> None:
+        """Submit the job and commit its id. The private key goes into its script and is forgotten here."""
         job = {"tag": self.tag, **request.model_dump()}
         environment = {key: str(value) for key, value in self.get_env().items() if key.startswith("JUPYTERHUB_")}
+        tls = {**asdict(pair), "authority": self.shared.labs.services}
         async with self.shared.submissions:
             try:
-                answer = await self._as_user({"verb": "submit", "job": job, "environment": environment})
+                answer = await self._as_user({"verb": "submit", "job": job, "environment": environment, "tls": tls})
             except TimeoutError:  # it may have been submitted all the same
                 answer = {"ok": True, "job_id": await self._find()}
         if not answer.get("ok"):
@@ -281,21 +299,16 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         self.shared.watcher.watch(job_id, self.user.name)
 
     async def _as_user(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """One request to the sudo program; raises TimeoutError, or Refused if there is no answer of the agreed form."""
-        argv = (SUDO, "-n", "-u", self.user.name, self.shared.site.jobs.program)
+        """One request to the job program; raises TimeoutError, or Refused if there is no answer of the agreed form."""
+        socket = self.shared.site.jobs.socket
         try:
-            finished: Finished = await self.shared.run(argv, stdin=json.dumps(message), timeout=SUBMIT_TIMEOUT)
-            answer = json.loads(finished.stdout)
-            if not isinstance(answer, dict):
-                raise ValueError("the answer is not an object")
+            return await self.shared.as_user(socket, self.user.name, message, timeout=SUBMIT_TIMEOUT)
+        except TimeoutError:
+            raise
         except (OSError, ValueError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            detail = finished.stderr.strip()[:500] if isinstance(error, ValueError) else ""
-            self.log.error("%s for %s failed: %s %s", message["verb"], self._log_name, error, detail)
+            self.log.error("%s for %s failed at %s: %s", message["verb"], self._log_name, socket, error)
             words = f"The job could not be handed to the scheduler. Please ask {self.shared.site.support_contact}."
             raise Refused(words, "submit", 503) from error
-        return answer
 
     async def _find(self) -> str | None:
         """The id of the job with this spawner's tag, however long the scheduler takes; None if there is no such job."""
@@ -391,7 +404,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         self.shared.watcher.notify()
 
     def _url(self) -> str:
-        return f"http://{self.node}:{self.reported_port}"
+        return f"https://{self.node}:{self.reported_port}"
 
     async def _answers(self) -> bool:
         """Whether the server answers HTTP; what it says does not matter."""

@@ -29,6 +29,8 @@ FILES = {
     "radius.conf": ("jupyterhub", "radius.conf.j2"),
     "site.yml": ("jupyterhub", "site.yml.j2"),
     "hpchub-proxy.service": ("jupyterhub_proxy", "hpchub-proxy.service.j2"),
+    "hpchub-jobs.socket": ("jupyterhub_spawner", "hpchub-jobs.socket.j2"),
+    "hpchub-jobs@.service": ("jupyterhub_spawner", "hpchub-jobs@.service.j2"),
     "sudoers": ("jupyterhub_spawner", "sudoers.j2"),
     "dask.yaml": ("dask_site", "site.yaml.j2"),
 }
@@ -152,7 +154,7 @@ def test_the_one_sudo_rule_allows_one_program_without_arguments_as_enrolled_user
     written.write_text(render("jupyterhub_spawner", "sudoers.j2", variables))
     rules = [line for line in written.read_text().splitlines() if not line.startswith("#")]
 
-    assert rules == ['hpchub ALL=(%hpcusers) NOPASSWD: /usr/local/libexec/hpchub-jobs ""']
+    assert rules == ['hpchub-jobs ALL=(%hpcusers) NOPASSWD: /usr/local/libexec/hpchub-jobs ""']
 
 
 def test_every_role_documents_itself_to_ansible() -> None:

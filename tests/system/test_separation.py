@@ -32,12 +32,14 @@ def script(job: dict[str, str], run: Run) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def secrets(script: dict[str, Any], run: Run) -> list[str]:
-    """Everything that must stay where it is: the site's secrets, the hub's cookie secret and alice's token."""
+    """Everything that must stay where it is: the site's secrets, the hub's cookie secret, alice's token and key."""
     kept = run("login1", "for f in $(find /etc/hpchub/secrets -type f); do cat $f; echo; done").split()
+    kept += run("login1", "for f in /etc/hpchub/internal/*.key; do sed -n 2p $f; done").split()
     cookie = run("login1", "find /var/lib/hpchub -name '*cookie_secret*' -exec cat {} +").split()
-    assert len(kept) >= 2
+    assert len(kept) >= 7
     assert cookie
-    return [*kept, *cookie, script["environment"]["JUPYTERHUB_API_TOKEN"]]
+    key = script["tls"]["key"].splitlines()[1]
+    return [*kept, *cookie, script["environment"]["JUPYTERHUB_API_TOKEN"], key]
 
 
 def account(run: Run, unit: str) -> str:
@@ -104,9 +106,11 @@ def test_the_hub_cannot_read_what_root_keeps(host: Callable[[str], Host]) -> Non
         assert host("login1").run(f"runuser -u hpchub -- cat {path}").rc != 0, path
 
 
-def test_the_hub_may_run_one_program_as_a_user_and_nothing_else(host: Callable[[str], Host]) -> None:
+def test_the_relay_may_run_one_program_as_a_user_and_the_hub_nothing(host: Callable[[str], Host]) -> None:
     login1 = host("login1")
-    assert login1.run("runuser -u hpchub -- sudo -n -u alice /usr/local/libexec/hpchub-jobs </dev/null").rc == 0
+    program = "sudo -n -u alice /usr/local/libexec/hpchub-jobs"
+    assert login1.run(f"runuser -u hpchub-jobs -- {program} </dev/null").rc == 0
+    assert login1.run(f"runuser -u hpchub -- {program} </dev/null").rc != 0
     for line in (
         "sudo -n -u alice /usr/bin/id",
         "sudo -n -u alice /usr/local/libexec/hpchub-jobs --help",
@@ -114,7 +118,19 @@ def test_the_hub_may_run_one_program_as_a_user_and_nothing_else(host: Callable[[
         "sudo -n -u hpchub-proxy /usr/local/libexec/hpchub-jobs",
         "sudo -n -u alice --preserve-env=PATH /usr/local/libexec/hpchub-jobs",
     ):
-        assert login1.run(f"runuser -u hpchub -- {line} </dev/null").rc != 0, line
+        assert login1.run(f"runuser -u hpchub-jobs -- {line} </dev/null").rc != 0, line
+
+
+def test_nobody_but_the_hub_reaches_the_relay(host: Callable[[str], Host], run: Run) -> None:
+    ask = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/hpchub-jobs.sock');"
+        " s.sendall(b'alice\\n{}'); s.shutdown(1); print(s.recv(999).decode())"
+    )
+    asked = f'python3 -c "{ask}"'
+    assert "verb must be" in run("login1", f"runuser -u hpchub -- {asked}")
+    assert host("login1").run(f"runuser -u bob -- {asked}").rc != 0
+    assert host("login1").run(f"runuser -u hpchub-proxy -- {asked}").rc != 0
+    assert "verb" not in host("login1").run(asked).stdout, "root itself is not the hub"
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -177,15 +193,6 @@ def test_bob_does_not_reach_alices_lab_through_the_hub(
     assert job["state"] == "RUNNING"
     answer = signed_in("bob").request.get(f"/user/alice/{path}")
     assert answer.status in (403, 404)
-
-
-def test_the_labs_own_port_lets_nobody_in(job: dict[str, str], host: Callable[[str], Host], run: Run) -> None:
-    sockets = run(job["node"], "ss --no-header --listening --tcp --numeric --extended")
-    (port,) = re.findall(r"0\.0\.0\.0:(\d+) .* uid:2001 ", sockets)
-    for path in ("api/contents", "api/terminals", "api/kernels"):
-        address = f"http://{job['node']}:{port}/user/alice/{path}"
-        asked = host("login1").run(f"python3 -c 'import urllib.request as r; r.urlopen(\"{address}\")'")
-        assert "HTTP Error 403" in asked.stderr, path
 
 
 def test_batchspawners_own_callback_is_gone(api: Callable[..., tuple[int, Any]]) -> None:

@@ -29,7 +29,12 @@ JOB = {
 }
 LOGS = "{home}/.local/state/hpchub"
 ENVIRONMENT = {"JUPYTERHUB_API_TOKEN": "t0ken", "JUPYTERHUB_USER": "alice"}
-SUBMIT = {"verb": "submit", "job": JOB, "environment": ENVIRONMENT}
+TLS = {
+    "key": "-----BEGIN PRIVATE KEY-----\nk3y=\n-----END PRIVATE KEY-----\n",
+    "certificate": "-----BEGIN CERTIFICATE-----\nc3rt\n-----END CERTIFICATE-----\n",
+    "authority": "-----BEGIN CERTIFICATE-----\nauth\n-----END CERTIFICATE-----\n",
+}
+SUBMIT = {"verb": "submit", "job": JOB, "environment": ENVIRONMENT, "tls": TLS}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
@@ -38,9 +43,7 @@ JSON = st.recursive(
 
 
 def config(scheduler: str = "slurm", prefix: str = "/usr/bin") -> jobs.Config:
-    return jobs.Config(
-        scheduler, prefix, "/opt/hpchub/lab/current", "/opt/hpchub", LOGS, ("regular", "gpu"), "http://login1:8081/x"
-    )
+    return jobs.Config(scheduler, prefix, "/opt/hpchub/lab/current", "/opt/hpchub", LOGS, ("regular", "gpu"))
 
 
 def stub(directory: Path, name: str, code: int = 0, out: str = "", err: str = "") -> None:
@@ -74,8 +77,9 @@ def test_a_submission_gives_the_job_id_and_the_token_is_in_the_script_alone(tmp_
     stub(tmp_path, "sbatch", out="123;cluster\n")
     answer = jobs.handle(SUBMIT, config(prefix=str(tmp_path)), account(tmp_path))
     assert answer == {"ok": True, "job_id": "123"}
-    assert "t0ken" in (tmp_path / "stdin").read_text()
-    assert "t0ken" not in (tmp_path / "argv").read_text() + (tmp_path / "env").read_text()
+    for secret in ("t0ken", "k3y="):
+        assert secret in (tmp_path / "stdin").read_text()
+        assert secret not in (tmp_path / "argv").read_text() + (tmp_path / "env").read_text()
 
 
 def test_nothing_of_the_callers_environment_reaches_the_scheduler(
@@ -100,6 +104,26 @@ def test_a_refusal_comes_back_in_the_schedulers_own_words(tmp_path: Path) -> Non
 def test_success_without_a_job_number_is_not_taken_for_a_job(tmp_path: Path) -> None:
     stub(tmp_path, "sbatch", out="everything is fine")
     assert jobs.handle(SUBMIT, config(prefix=str(tmp_path)), account(tmp_path))["ok"] is False
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        None,
+        {},
+        TLS | {"more": "x"},
+        TLS | {"key": 1},
+        TLS | {"key": ""},
+        TLS | {"key": "-----BEGIN X-----\nEND-OF-HPCHUB-LAB\n-----END X-----\n"},
+        TLS | {"key": "-----BEGIN X-----\n$(id)\n-----END X-----\n"},
+        TLS | {"authority": "-----BEGIN X-----\n" + "A" * 9000 + "\n-----END X-----\n"},
+    ],
+)
+def test_what_is_no_key_pair_is_refused(tls: object, tmp_path: Path) -> None:
+    stub(tmp_path, "sbatch", out="1")
+    with pytest.raises(jobs.Refused, match="tls"):
+        jobs.handle(SUBMIT | {"tls": tls}, config(prefix=str(tmp_path)), account(tmp_path))
+    assert not (tmp_path / "stdin").exists()
 
 
 def test_slurm_and_pbs_get_the_same_wish() -> None:
@@ -223,7 +247,7 @@ def test_whatever_the_environment_holds_the_script_carries_it_unchanged(values: 
     except jobs.Refused:
         assert any("\0" in value for value in values.values())
         return
-    script = jobs.script(config(), job, environment, "/scratch/alice")
+    script = jobs.script(config(), job, environment, TLS, "/scratch/alice")
     assert payload(script)["environment"] == values
     assert script.isascii()
 
@@ -234,8 +258,8 @@ def test_the_shell_hands_a_hostile_value_over_as_it_is(tmp_path: Path) -> None:
     python = tmp_path / "bin/python"
     python.write_text("#!/bin/sh\ncat\n")
     python.chmod(0o755)
-    site = jobs.Config("slurm", "/usr/bin", str(tmp_path), "/opt/hpchub", LOGS, ("regular",), "http://login1:8081/x")
-    script = jobs.script(site, jobs.parse_job(JOB, ("regular",)), {"JUPYTERHUB_X": hostile}, "/scratch/alice")
+    site = jobs.Config("slurm", "/usr/bin", str(tmp_path), "/opt/hpchub", LOGS, ("regular",))
+    script = jobs.script(site, jobs.parse_job(JOB, ("regular",)), {"JUPYTERHUB_X": hostile}, TLS, "/scratch/alice")
     done = subprocess.run(["/bin/bash"], input=script, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["environment"]["JUPYTERHUB_X"] == hostile
 
@@ -243,8 +267,10 @@ def test_the_shell_hands_a_hostile_value_over_as_it_is(tmp_path: Path) -> None:
 def test_a_waiting_job_keeps_the_environment_it_was_submitted_with(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "current").symlink_to("old")
-    site = jobs.Config("slurm", "/usr/bin", f"{tmp_path}/current", "/opt/hpchub", LOGS, ("regular",), "http://x/")
-    assert f"{tmp_path}/old/bin/python" in jobs.script(site, jobs.parse_job(JOB, ("regular",)), {}, "/scratch/alice")
+    site = jobs.Config("slurm", "/usr/bin", f"{tmp_path}/current", "/opt/hpchub", LOGS, ("regular",))
+    assert f"{tmp_path}/old/bin/python" in jobs.script(
+        site, jobs.parse_job(JOB, ("regular",)), {}, TLS, "/scratch/alice"
+    )
 
 
 def test_logs_are_private_and_a_home_that_cannot_be_written_costs_only_the_log(tmp_path: Path) -> None:

@@ -1,30 +1,40 @@
 """The start of the Lab: the port is told to the hub with the token, and the token stays out of every environment."""
 
+from __future__ import annotations
+
 import http.server
 import json
 import os
 import pwd
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pytest
 
+from hpchub.internal_tls import Labs
 from hpchub.lab import rescue, server, start
+
+if TYPE_CHECKING:
+    from conftest import Authority
 
 ALICE = pwd.struct_passwd(("alice", "x", 2001, 2000, "", "/home/alice", "/bin/bash"))
 ORDER = {
     "environment": {
         "JUPYTERHUB_API_TOKEN": "t0ken",
+        "JUPYTERHUB_API_URL": "https://login1:8081/hub/api",
         "JUPYTERHUB_SERVICE_PREFIX": "/user/alice/",
         "JUPYTERHUB_USER": "alice",
     },
-    "callback_url": "http://login1:8081/hub/api/hpchub/port",
+    "tls": {"key": "k3y", "certificate": "c3rt", "authority": "auth"},
     "shared_prefix": "/opt/hpchub",
     "scheduler": "slurm",
     "scheduler_prefix": "/opt/slurm/bin",
@@ -40,9 +50,12 @@ def order() -> start.Order:
 
 
 class Hub:
-    """A hub that answers the port callback with the statuses that it is given, the last one for ever."""
+    """A hub that answers the port callback with the statuses that it is given, the last one for ever.
 
-    def __init__(self, *statuses: int) -> None:
+    It takes connections from Labs alone, as the real one does.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, *statuses: int) -> None:
         self.seen: list[tuple[str, str | None, object]] = []
         answers = list(statuses)
         hub = self
@@ -54,12 +67,14 @@ class Hub:
                 self.send_response(answers.pop(0) if len(answers) > 1 else answers[0])
                 self.send_header("Location", "http://192.0.2.1/")
                 self.end_headers()
+                self.wfile.write(b'{"certificate": "signed"}')
 
             def log_message(self, *_args: object) -> None:
                 pass
 
         self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hub/api/hpchub/port"
+        self.server.socket = tls.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"https://localhost:{self.server.server_address[1]}/hub/api/hpchub/port"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
@@ -68,52 +83,95 @@ def waits() -> list[float]:
     return []
 
 
-def test_the_port_goes_to_the_hub_with_the_token_in_a_header_and_nothing_else(waits: list[float]) -> None:
-    hub = Hub(200)
-    start.report_port(hub.url, "t0ken", 4711, waits.append)
+@pytest.fixture
+def hub_of(services: Authority, labs: Labs, tmp_path: Path) -> Callable[..., Hub]:
+    """A hub by its statuses."""
+    for name, text in zip(("hub.key", "hub.pem"), services.sign("localhost"), strict=True):
+        (tmp_path / name).write_text(text)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=labs.certificate)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_cert_chain(tmp_path / "hub.pem", tmp_path / "hub.key")
+    return lambda *statuses: Hub(tls, *statuses)
+
+
+@pytest.fixture
+def calling(labs: Labs, tmp_path: Path) -> ssl.SSLContext:
+    """What a job calls the hub with, from the files that it wrote."""
+    pair = labs.caller("demo:alice::0f")
+    tls = {"key": pair.key, "certificate": pair.certificate, "authority": labs.services}
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(0o700)
+    context = start.write_tls(start.read_order(json.dumps(ORDER | {"tls": tls})), str(runtime))
+    assert {path.name: path.stat().st_mode & 0o777 for path in runtime.iterdir()} == {
+        "tls.key": 0o600, "tls.pem": 0o600, "hub-ca.pem": 0o600,
+    }  # fmt: skip
+    return context
+
+
+Hubs = Callable[..., Hub]
+
+
+def test_the_port_goes_to_the_hub_with_the_token_in_a_header_and_a_certificate_comes_back(
+    hub_of: Hubs, calling: ssl.SSLContext, waits: list[float]
+) -> None:
+    hub = hub_of(200)
+    assert start.report_port(hub.url, "t0ken", 4711, calling, waits.append) == "signed"
     assert hub.seen == [("/hub/api/hpchub/port", "token t0ken", {"port": 4711})]
     assert waits == []
 
 
-def test_a_hub_that_restarts_is_asked_again_with_growing_pauses(waits: list[float]) -> None:
-    hub = Hub(503, 502, 429, 204)
-    start.report_port(hub.url, "t0ken", 4711, waits.append)
+def test_a_hub_that_restarts_is_asked_again_with_growing_pauses(
+    hub_of: Hubs, calling: ssl.SSLContext, waits: list[float]
+) -> None:
+    start.report_port(hub_of(503, 502, 429, 200).url, "t0ken", 4711, calling, waits.append)
     assert waits == [1, 2, 4]
 
 
-@pytest.mark.parametrize("status", [400, 403, 404])
-def test_a_hub_that_does_not_want_this_lab_ends_the_job_at_once(waits: list[float], status: int) -> None:
-    hub = Hub(status)
+@pytest.mark.parametrize("status", [302, 400, 403, 404])
+def test_a_hub_that_does_not_want_this_lab_ends_the_job_at_once(
+    hub_of: Hubs, calling: ssl.SSLContext, waits: list[float], status: int
+) -> None:
+    hub = hub_of(status)
     with pytest.raises(start.Stop, match="does not want this Lab"):
-        start.report_port(hub.url, "t0ken", 4711, waits.append)
+        start.report_port(hub.url, "t0ken", 4711, calling, waits.append)
     assert len(hub.seen) == 1
 
 
-def test_a_redirect_is_not_followed_with_the_token(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_nobody_vouches_for_never_sees_the_token(
+    hub_of: Hubs, labs: Labs, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(start, "REPORT_SECONDS", 0)
-    with pytest.raises(start.Stop, match="answered 302"):
-        start.report_port(Hub(302).url, "t0ken", 4711, waits.append)
+    hub, pair = hub_of(200), labs.caller("demo:alice::0f")
+    stranger = {"key": pair.key, "certificate": pair.certificate, "authority": labs.certificate}
+    context = start.write_tls(start.read_order(json.dumps(ORDER | {"tls": stranger})), str(tmp_path))
+    with pytest.raises(start.Stop, match="certificate verify failed"):
+        start.report_port(hub.url, "t0ken", 4711, context, waits.append)
+    assert hub.seen == []
 
 
 def test_a_hub_that_stays_away_ends_the_job_with_a_sentence(
-    waits: list[float], monkeypatch: pytest.MonkeyPatch
+    calling: ssl.SSLContext, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start, "REPORT_SECONDS", 0)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        url = f"https://127.0.0.1:{closed.getsockname()[1]}/"
     with pytest.raises(start.Stop, match="could not be told the port"):
-        start.report_port(url, "t0ken", 4711, waits.append)
+        start.report_port(url, "t0ken", 4711, calling, waits.append)
 
 
-def test_no_proxy_of_the_environment_sees_the_token(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
-    start.report_port(Hub(204).url, "t0ken", 4711, waits.append)
+def test_no_proxy_of_the_environment_sees_the_token(
+    hub_of: Hubs, calling: ssl.SSLContext, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://192.0.2.1:3128")
+    assert start.report_port(hub_of(200).url, "t0ken", 4711, calling, waits.append) == "signed"
 
 
 def test_the_token_is_in_no_variable_and_no_setting_but_the_hubs_own(tmp_path: Path) -> None:
     variables = start.environment(order(), ALICE, {"SLURM_JOB_ID": "7", "SLURM_EXPORT_ENV": "NIL"}, str(tmp_path))
     assert "t0ken" not in json.dumps(variables)
+    assert "k3y" not in json.dumps(variables)
+    assert variables["JUPYTERHUB_SSL_KEYFILE"] == f"{tmp_path}/tls.key"
     assert variables["JUPYTERHUB_USER"] == "alice"
     settings = server.defaults("/home/alice", "t0ken")
     assert settings.HubAuth.api_token == "t0ken"
@@ -134,7 +192,15 @@ def test_the_labs_variables_are_the_jobs_and_the_accounts() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", json.dumps(ORDER | {"extra": 1}), json.dumps(ORDER | {"environment": {}})]
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        json.dumps(ORDER | {"extra": 1}),
+        json.dumps(ORDER | {"environment": {}}),
+        json.dumps(ORDER | {"tls": {}}),
+    ],
 )
 def test_a_script_that_does_not_fit_stops_with_a_sentence(text: str) -> None:
     with pytest.raises(start.Stop):
@@ -170,7 +236,7 @@ def test_a_job_that_is_cancelled_before_the_server_is_up_leaves_nothing_on_the_n
 
 
 def test_a_bound_port_cannot_be_taken_before_the_server_listens() -> None:
-    with server.bind("127.0.0.1") as bound, socket.socket() as other:
+    with start.bind("127.0.0.1") as bound, socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
             other.bind(bound.getsockname())

@@ -1,16 +1,14 @@
 """jupyterhub-singleuser in this process: our port, our token handling, our defaults.
 
 The hub's token comes in as configuration of HubAuth and never enters os.environ, so that no kernel, terminal or Dask
-job can inherit it. The port is bound before anything is started and reported once the server listens on it.
+job can inherit it. The port was bound, and the hub told, before anything is started.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,15 +17,6 @@ from jupyterhub.singleuser.extension import JupyterHubSingleUser  # type: ignore
 from traitlets.config import Config
 
 from hpchub.lab.visitors import Visitors
-
-
-def bind(host: str) -> socket.socket:
-    """Bind a free TCP port. Without SO_REUSEADDR nobody else can take it before the server listens on it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.bind((host, 0))
-    bound.setblocking(False)
-    return bound
 
 
 def defaults(home: str, token: str) -> Config:
@@ -46,12 +35,10 @@ def defaults(home: str, token: str) -> Config:
 
 
 class LabServer(ServerApp):
-    """A Jupyter server on a socket that is already bound; reports the port as soon as it listens."""
+    """A Jupyter server on a socket that is already bound."""
 
     no_browser_open_file = True
     bound: ClassVar[socket.socket]
-    report: ClassVar[Callable[[int], None]]
-    _reporting: asyncio.Task[None]
 
     @property
     def config_file_paths(self) -> list[str]:
@@ -70,16 +57,7 @@ class LabServer(ServerApp):
     def _bind_http_server_tcp(self) -> bool:
         self.bound.listen(128)
         self.http_server.add_socket(self.bound)
-        self._reporting = asyncio.ensure_future(self._report())
         return True
-
-    async def _report(self) -> None:
-        try:
-            await asyncio.to_thread(type(self).report, self.bound.getsockname()[1])
-        except Exception as error:
-            self.log.critical("%s", error)
-            self.exit_code = 1
-            self.stop()
 
 
 class Lab(JupyterHubSingleUser):  # type: ignore[misc]  # upstream has no types
@@ -110,10 +88,9 @@ def _jupyter_server_extension_points() -> list[dict[str, object]]:
     return [{"module": __name__, "app": Lab}]
 
 
-def run(bound: socket.socket, token: str, report: Callable[[int], None]) -> int:
-    """Serve until stopped; gives the exit status. `report` is called with the port, in a thread, and may raise."""
+def run(bound: socket.socket, token: str) -> int:
+    """Serve until stopped; gives the exit status."""
     LabServer.bound = bound
-    LabServer.report = staticmethod(report)
     Lab.lab_config = defaults(os.environ["HOME"], token)
     # JupyterHub reads these for all cookies but _xsrf; a job from before an upgrade has none
     cookie_options = json.loads(os.environ.get("JUPYTERHUB_COOKIE_OPTIONS", "{}"))

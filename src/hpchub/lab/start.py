@@ -1,8 +1,8 @@
 """The first program of the user's job: reads what the script carries, tells the hub the port, and becomes the Lab.
 
-`python -I -m hpchub.lab.start` with JSON on stdin: environment (JUPYTERHUB_*), callback_url, shared_prefix, scheduler,
-scheduler_prefix, project, queue, reservation, log_directory. The token in it is in no argument, no environment and no
-file of ours.
+`python -I -m hpchub.lab.start` with JSON on stdin: environment (JUPYTERHUB_*), tls (key, certificate, authority),
+shared_prefix, scheduler, scheduler_prefix, project, queue, reservation, log_directory. The token in it is in no
+argument, no environment and no file of ours; the key is in one, on this node, that only its user can read.
 """
 
 from __future__ import annotations
@@ -13,18 +13,27 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import ssl
 import sys
 import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable
+API_URL = "JUPYTERHUB_API_URL"
+MAX_ANSWER_BYTES = 16 * 1024
 REPORT_SECONDS = 600  # a hub that restarts or is upgraded meanwhile
 RUNTIME_PATH_CHARS = 50  # a unix socket's path has at most 107; kernel file names need the rest
+
+
+TLS_FILES = {"KEYFILE": "tls.key", "CERTFILE": "tls.pem", "CLIENT_CA": "hub-ca.pem"}
+"""Files in the runtime directory, by the ends of the names that JupyterHub has for them."""
 
 
 class Stop(Exception):
@@ -36,7 +45,7 @@ class Order:
     """What the job's script carries."""
 
     environment: dict[str, str]
-    callback_url: str
+    tls: dict[str, str]
     shared_prefix: str
     scheduler: str
     scheduler_prefix: str
@@ -50,7 +59,8 @@ def read_order(text: str) -> Order:
     """Read the script's JSON. Raises Stop if it is not what hpchub-jobs writes."""
     try:
         order = Order(**json.loads(text))
-        missing = {TOKEN, "JUPYTERHUB_SERVICE_PREFIX"} - order.environment.keys()
+        missing = {TOKEN, API_URL, "JUPYTERHUB_SERVICE_PREFIX"} - order.environment.keys()
+        missing |= {"key", "certificate", "authority"} - order.tls.keys()
     except (ValueError, TypeError, AttributeError) as error:
         raise Stop(f"The job's script does not fit this environment: {error}") from None
     if missing:
@@ -75,6 +85,7 @@ def environment(order: Order, account: pwd.struct_passwd, inherited: Mapping[str
         "JUPYTER_PATH": str(prefix / "share/jupyter"),
         "JUPYTER_RUNTIME_DIR": runtime,
         **{name: value for name, value in order.environment.items() if name != TOKEN},
+        **{f"JUPYTERHUB_SSL_{name}": f"{runtime}/{file}" for name, file in TLS_FILES.items()},
     }
     # With these, srun in a terminal would start its steps without the variables set above.
     for name in ("SLURM_EXPORT_ENV", "SLURM_GET_USER_ENV"):
@@ -82,8 +93,25 @@ def environment(order: Order, account: pwd.struct_passwd, inherited: Mapping[str
     return variables
 
 
-def report_port(url: str, token: str, port: int, wait: Callable[[float], None] = time.sleep) -> None:
-    """Tell the hub the port, and keep trying while the hub may be restarting. Raises Stop if it will not have it."""
+def write_tls(order: Order, runtime: str) -> ssl.SSLContext:
+    """Write key, certificate and authority where only the user can read them; gives what calls the hub with them."""
+    for name, file in {"key": "tls.key", "certificate": "tls.pem", "authority": "hub-ca.pem"}.items():
+        path = Path(runtime, file)
+        path.touch(0o600)
+        path.write_text(order.tls[name], encoding="ascii")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=order.tls["authority"])
+    context.load_cert_chain(f"{runtime}/tls.pem", f"{runtime}/tls.key")
+    return context
+
+
+def report_port(
+    url: str, token: str, port: int, context: ssl.SSLContext, wait: Callable[[float], None] = time.sleep
+) -> str:
+    """Tell the hub the port, and keep trying while the hub may be restarting.
+
+    Gives the certificate to serve with, as PEM. Raises Stop if the hub will not have it.
+    """
     parts = urllib.parse.urlsplit(url)
     body = json.dumps({"port": port})
     headers = {"Authorization": f"token {token}", "Content-Type": "application/json"}
@@ -91,28 +119,47 @@ def report_port(url: str, token: str, port: int, wait: Callable[[float], None] =
     pause = 1.0
     while True:
         try:
-            connection: http.client.HTTPConnection
-            if parts.scheme == "https":
-                context = ssl.create_default_context()
-                connection = http.client.HTTPSConnection(parts.netloc, timeout=30, context=context)
-            else:
-                connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+            connection = http.client.HTTPSConnection(parts.netloc, timeout=60, context=context)
             try:
                 connection.request("POST", parts.path, body, headers)
-                status = connection.getresponse().status
+                answer = connection.getresponse()
+                status, text = answer.status, answer.read(MAX_ANSWER_BYTES)
             finally:
                 connection.close()
             problem = f"it answered {status}"
-            if 200 <= status < 300:
-                return
-            if 400 <= status < 500 and status not in (408, 425, 429):
+            if status == 200:
+                return str(json.loads(text)["certificate"])
+            if 300 <= status < 500 and status not in (408, 425, 429):
                 raise Stop(f"The hub at {parts.netloc} does not want this Lab: {problem}. It was stopped or replaced.")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
             problem = str(error)
         if time.monotonic() + pause > end:
             raise Stop(f"The hub at {parts.netloc} could not be told the port: {problem}.")
         wait(pause)
         pause = min(pause * 2, 15)
+
+
+def meanwhile(work: Callable[[], str]) -> Future[str]:
+    """Do `work` in a thread that a process which ends does not wait for."""
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
+
+
+def bind(host: str) -> socket.socket:
+    """Bind a free TCP port. Without SO_REUSEADDR nobody else can take it before the server listens on it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.bind((host, 0))
+    bound.setblocking(False)
+    return bound
 
 
 def runtime_directory() -> str:
@@ -159,14 +206,17 @@ def serve(order: Order, runtime: str) -> int:
     os.environ.clear()
     os.environ.update(variables | session)
     try:
+        bound = bind("0.0.0.0")  # noqa: S104 - the hub's proxy connects from the login node
+        port, token = bound.getsockname()[1], order.environment[TOKEN]
+        url, calling = f"{order.environment[API_URL]}/hpchub/port", write_tls(order, runtime)
+        certificate = meanwhile(lambda: report_port(url, token, port, calling))
+        os.environ["JUPYTERHUB_SERVICE_URL"] = f"https://0.0.0.0:{port}{order.environment['JUPYTERHUB_SERVICE_PREFIX']}"
+
         # Jupyter and dask read their paths when they are imported.
         from hpchub.lab import server
 
-        bound = server.bind("0.0.0.0")  # noqa: S104 - the hub's proxy connects from the login node
-        address = f"http://0.0.0.0:{bound.getsockname()[1]}{order.environment['JUPYTERHUB_SERVICE_PREFIX']}"
-        os.environ["JUPYTERHUB_SERVICE_URL"] = address
-        token = order.environment[TOKEN]
-        return server.run(bound, token, lambda port: report_port(order.callback_url, token, port))
+        Path(runtime, "tls.pem").write_text(certificate.result(), encoding="ascii")
+        return server.run(bound, token)
     finally:
         shutil.rmtree(session["DASK_ROOT_CONFIG"], ignore_errors=True)
 

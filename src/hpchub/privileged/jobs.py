@@ -1,9 +1,9 @@
 """The one program that the hub may run as an enrolled user, through sudo and without arguments.
 
-One JSON object on stdin, {"verb": "submit", "job": {...}, "environment": {...}}, {"verb": "cancel", "job_id": "123"} or
-{"verb": "log", "job_id": "123"}; one on stdout, {"ok": true, ...} with the job_id of a submission, or path and text of
-a log, or {"ok": false, "message": "..."}. Nothing of the caller's environment is
-used, every field is checked here again, and what the Lab needs to know travels in the script alone.
+One JSON object on stdin, {"verb": "submit", "job": {...}, "environment": {...}, "tls": {...}},
+{"verb": "cancel", "job_id": "123"} or {"verb": "log", "job_id": "123"}; one on stdout, {"ok": true, ...} with the
+job_id of a submission, or path and text of a log, or {"ok": false, "message": "..."}. Nothing of the caller's
+environment is used, every field is checked here again, and what the Lab needs to know travels in the script alone.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _TAG = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _JOB_ID = {"slurm": re.compile(r"[0-9]{1,18}"), "pbs": re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9][A-Za-z0-9.-]{0,100})?")}
 _VARIABLE = re.compile(r"JUPYTERHUB_[A-Z0-9_]{1,100}")
+_PEM = re.compile(r"-----BEGIN [A-Z ]{1,32}-----\n[A-Za-z0-9+/=\n]{1,8000}-----END [A-Z ]{1,32}-----\n?")
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _GONE = re.compile(
@@ -56,7 +57,6 @@ class Config:
     shared_prefix: str
     log_directory: str
     queues: tuple[str, ...]
-    callback_url: str
 
 
 @dataclass(frozen=True)
@@ -156,14 +156,23 @@ def parse_environment(data: object) -> dict[str, str]:
     return data
 
 
-def script(config: Config, job: Job, environment: Mapping[str, str], log: str) -> str:
+def parse_tls(data: object) -> dict[str, str]:
+    """Check the key pair of a submit request and the authority that it shall believe, each as PEM."""
+    fields = _exactly(data, ("key", "certificate", "authority"), "tls")
+    for name, value in fields.items():
+        if type(value) is not str or not _PEM.fullmatch(value):
+            raise Refused(f"tls.{name} must be PEM")
+    return fields
+
+
+def script(config: Config, job: Job, environment: Mapping[str, str], tls: Mapping[str, str], log: str) -> str:
     """The batch script; `log` is the directory of logs.
 
     It names what `lab` points to now, so a waiting job keeps the environment it was made for.
     """
     payload = {
         "environment": environment,
-        "callback_url": config.callback_url,
+        "tls": tls,
         "shared_prefix": config.shared_prefix,
         "scheduler": config.scheduler,
         "scheduler_prefix": config.scheduler_prefix,
@@ -326,10 +335,10 @@ def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[
     }
     verb = request.get("verb") if type(request) is dict else None
     if verb == "submit":
-        fields = _exactly(request, ("verb", "job", "environment"), "submit")
+        fields = _exactly(request, ("verb", "job", "environment", "tls"), "submit")
         job = parse_job(fields["job"], config.queues)
         log = log_path(config, account)
-        text = script(config, job, parse_environment(fields["environment"]), log)
+        text = script(config, job, parse_environment(fields["environment"]), parse_tls(fields["tls"]), log)
         command = submit_command(config, job, home, log_directory(log))
         done = run(command, environment, cwd, text)
         job_id = done.stdout.strip().split(";")[0]

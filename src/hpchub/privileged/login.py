@@ -21,13 +21,13 @@ import select
 import signal
 import socket
 import stat
-import struct
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpchub.privileged import pam
+from hpchub.privileged.peer import peer_uid
 
 CONFIG = Path("/etc/hpchub/login.json")
 LOCKS = Path("/run/hpchub-login")
@@ -272,12 +272,6 @@ def audit_line(verdict: Verdict, request: Request) -> str:
         f"{'account' if request.password is None else 'login'} result={verdict.result} "
         f'user="{clean(request.user, 32)}" rhost="{clean(request.rhost, 45)}" reason="{clean(verdict.reason, 400)}"\n'
     )
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """uid of the process that connected, as the kernel recorded it."""
-    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(uid)
 
 
 def read_line(connection: socket.socket) -> bytes:

@@ -11,6 +11,7 @@ from jupyterhub.apihandlers import default_handlers
 from traitlets.config import Config
 
 from hpchub import configure
+from hpchub.credentials import secret
 from hpchub.settings import SettingsError, Site, load
 from hpchub.spawner import HpcSpawner, Refused
 
@@ -44,7 +45,7 @@ def test_a_proxy_that_was_restarted_has_its_routes_again_within_half_a_minute(co
 
 
 def test_the_sites_values_arrive(config: Config, site_file: Path) -> None:
-    assert config.JupyterHub.hub_connect_url == "http://login1:8081"
+    assert config.JupyterHub.hub_connect_url == "https://login1:8081"
     assert config.JupyterHub.public_url == "https://hub.example.org/"
     assert config.JupyterHub.cookie_max_age_days == 0.5
     assert config.JupyterHub.spawner_class is HpcSpawner
@@ -105,7 +106,7 @@ def test_the_hub_does_not_start_without_its_secrets(
     else:
         monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     with pytest.raises(SettingsError):
-        configure.secret("proxy-token")
+        secret("proxy-token")
 
 
 def test_batchspawners_callback_is_gone_and_ours_is_there_once(config: Config, site: Site, site_file: Path) -> None:

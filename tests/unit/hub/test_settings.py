@@ -31,7 +31,7 @@ def test_a_short_file_is_completed_with_defaults(site_file: Path) -> None:
     site = load(site_file)
     assert site.jobs.poll_seconds == 10
     assert site.default_queue.name == "interactive"
-    assert site.hub.api_url == "http://login1:8081/hub/api"
+    assert site.hub.api_url == "https://login1:8081/hub/api"
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from batchspawner import BatchSpawnerBase
+from cryptography import x509
 from jupyterhub import orm
 from jupyterhub.objects import Hub
 from sqlalchemy.orm import Session
 
 from hpchub import spawner as spawner_module
 from hpchub.callback import addresses_of, plain, port_of
+from hpchub.internal_tls import Labs
 from hpchub.reconcile import identity
 from hpchub.scheduler import Phase
 from hpchub.scheduler.live import Live
-from hpchub.scheduler.run import Finished
 from hpchub.scheduler.watch import Watcher
 from hpchub.settings import Site
 from hpchub.spawner import HpcSpawner, Refused, Runtime
@@ -30,31 +31,30 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """The sudo program: remembers what it was given, answers what a test decides."""
+    """The job program: remembers what it was given, answers what a test decides."""
 
     def __init__(self, scheduler: FakeScheduler) -> None:
         self.scheduler, self.calls, self.refuse, self.slow = scheduler, [], "", 0.0
         self.hang = False
         self.logged = {"ok": True, "path": "/home/alice/lab-77.log", "text": "<b>the end</b>"}
 
-    async def __call__(self, argv: Sequence[str], *, stdin: str, timeout: float) -> Finished:
-        message = json.loads(stdin)
-        self.calls.append((tuple(argv), message))
+    async def __call__(self, path: str, user: str, message: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+        self.calls.append(((path, user), message))
         await asyncio.sleep(self.slow)
         if message["verb"] == "log":
-            return Finished(0, json.dumps(self.logged), "")
+            return dict(self.logged)
         if message["verb"] == "cancel":
             self.scheduler.put(message["job_id"], Phase.ENDED)
-            return Finished(0, '{"ok": true}', "")
+            return {"ok": True}
         if self.hang:
             self.scheduler.tagged["78"] = message["job"]["tag"]
             self.scheduler.put("78", Phase.WAITING)
             raise TimeoutError
         if self.refuse:
-            return Finished(0, json.dumps({"ok": False, "message": self.refuse}), "")
+            return {"ok": False, "message": self.refuse}
         self.scheduler.tagged["77"] = message["job"]["tag"]
         self.scheduler.put("77", Phase.WAITING, reason="Priority")
-        return Finished(0, '{"ok": true, "job_id": "77"}', "")
+        return {"ok": True, "job_id": "77"}
 
     @property
     def verbs(self) -> list[str]:
@@ -63,7 +63,7 @@ class Program:
 
 @pytest.fixture
 async def hub(
-    scheduler: FakeScheduler, site: Site, site_file: Path, monkeypatch: pytest.MonkeyPatch
+    scheduler: FakeScheduler, site: Site, site_file: Path, labs: Labs, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[SimpleNamespace]:
     """A database with alice, and a runtime with the fake scheduler that polls quickly."""
     monkeypatch.setattr("hpchub.scheduler.watch.SOONEST", 0.01)
@@ -84,7 +84,7 @@ async def hub(
         """What a fresh process of the hub has."""
         changed = site.model_copy(update={"jobs": site.jobs.model_copy(update=jobs)})
         watchers.append(Watcher(scheduler, 0.02))
-        runtime = Runtime(changed, scheduler, watchers[-1], Live(scheduler, changed), program)
+        runtime = Runtime(changed, scheduler, watchers[-1], Live(scheduler, changed), labs, program)
         monkeypatch.setattr(spawner_module, "runtime", lambda path: runtime)
 
     give()
@@ -159,21 +159,22 @@ async def start(hub: SimpleNamespace) -> tuple[HpcSpawner, asyncio.Task[str]]:
 def run_job(hub: SimpleNamespace, spawner: HpcSpawner, port: int = 40001, job_id: str = "77") -> None:
     hub.scheduler.put(job_id, Phase.RUNNING, node="c1")
     spawner.report_port(port)
-    hub.answering.add(f"http://c1:{port}")
+    hub.answering.add(f"https://c1:{port}")
 
 
 async def test_a_start_submits_waits_for_node_and_port_and_returns_the_url(hub: SimpleNamespace) -> None:
     spawner, starting = await start(hub)
     run_job(hub, spawner)
-    assert await asyncio.wait_for(starting, 3) == "http://c1:40001"
-    argv, message = hub.program.calls[0]
-    assert argv == ("/usr/bin/sudo", "-n", "-u", "alice", "/usr/local/libexec/hpchub-jobs")
+    assert await asyncio.wait_for(starting, 3) == "https://c1:40001"
+    where, message = hub.program.calls[0]
+    assert where == ("/run/hpchub-jobs.sock", "alice")
     assert message["job"] == {
         "tag": spawner.tag, "project": "climate", "queue": "regular", "walltime_minutes": 120, "cores": 2,
         "memory_mib": 4096, "gpus": 0, "reservation": None,
     }  # fmt: skip
     assert spawner.tag.startswith(f"{identity(hub.site)}:alice::")
     assert all(name.startswith("JUPYTERHUB_") for name in message["environment"])
+    assert message["tls"].keys() == {"key", "certificate", "authority"}
 
 
 async def test_the_tag_is_saved_before_and_the_job_id_right_after_the_submission(hub: SimpleNamespace) -> None:
@@ -192,6 +193,8 @@ async def test_no_secret_is_in_the_saved_state(hub: SimpleNamespace) -> None:
     spawner, starting = await start(hub)
     assert spawner.api_token
     assert spawner.api_token not in json.dumps(saved(hub))
+    assert "PRIVATE KEY" in hub.program.calls[0][1]["tls"]["key"]
+    assert "PRIVATE KEY" not in json.dumps(saved(hub))
     starting.cancel()
 
 
@@ -425,7 +428,7 @@ async def test_a_restarted_hub_follows_the_same_job(hub: SimpleNamespace) -> Non
     await asyncio.sleep(0.1)
     assert again.pending == "spawn"
     run_job(hub, again)
-    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001/user/alice/"
+    assert await asyncio.wait_for(adopting, 3) == "https://c1:40001/user/alice/"
     await until(lambda: hub.routed == [""])
     assert again.token_id == first.token_id
     assert hub.program.verbs == ["submit"]
@@ -446,7 +449,7 @@ async def test_a_hub_that_died_while_submitting_finds_its_job_by_the_tag(hub: Si
     adopting = asyncio.ensure_future(again.get_url())
     await until(lambda: again.job_id == "77")
     run_job(hub, again)
-    assert await asyncio.wait_for(adopting, 3) == "http://c1:40001/user/alice/"
+    assert await asyncio.wait_for(adopting, 3) == "https://c1:40001/user/alice/"
 
 
 async def test_a_running_server_is_routed_after_a_restart_only_if_its_job_still_runs(hub: SimpleNamespace) -> None:
@@ -520,6 +523,19 @@ async def test_progress_tells_each_change_once(hub: SimpleNamespace) -> None:
 def test_a_callback_with_anything_but_a_port_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - json and ours alike
         port_of(body)
+
+
+async def test_the_job_gets_a_certificate_for_its_own_key_and_the_node_that_it_landed_on(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.wait_for(starting, 3)
+    spawner._commit()
+    sent = x509.load_pem_x509_certificate(hub.program.calls[0][1]["tls"]["certificate"].encode())
+    for current in (spawner, hub.make(saved(hub))):  # the second is of a hub that was restarted
+        signed = x509.load_pem_x509_certificate(current.sign().encode())
+        assert signed.public_key() == sent.public_key()
+        names = signed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["c1"]
 
 
 def test_a_callback_with_a_port_is_read() -> None:

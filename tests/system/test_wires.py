@@ -1,0 +1,120 @@
+"""What crosses the cluster's network: TLS with certificates on both sides, and nothing else."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+pytestmark = pytest.mark.proof
+
+Run = Callable[[str, str], str]
+Jobs = Callable[[str], list[dict[str, str]]]
+PYTHON = "/usr/local/lib/hpchub/hub/current/bin/python"
+INSIDE = "/etc/hpchub/internal"
+ASK = """
+import ssl, sys, urllib.request
+url, *files = sys.argv[1:]
+context = ssl.create_default_context(cafile=files[0]) if files else ssl._create_unverified_context()
+if files[1:]:
+    context.load_cert_chain(files[1], files[2])
+try:
+    print(urllib.request.urlopen(url, context=context, timeout=10).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError as error:
+    print(getattr(error, "reason", error))
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def job(lab: Callable[[str], str], jobs: Jobs) -> dict[str, str]:
+    """The job of alice's Lab, running."""
+    number = lab("alice")
+    return next(job for job in jobs("alice") if job["id"] == number)
+
+
+@pytest.fixture(scope="module")
+def port(job: dict[str, str], run: Run) -> str:
+    """The port of alice's Lab on its node."""
+    sockets = run(job["node"], "ss --no-header --listening --tcp --numeric --extended")
+    (found,) = re.findall(r"0\.0\.0\.0:(\d+) .* uid:2001 ", sockets)
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def ask(host: Callable[[str], Host], run: Run) -> Callable[..., str]:
+    """What a request from a host comes to: a status, or why there is none. Files: authority, certificate, key."""
+    for name in ("login1", "c1", "c2"):
+        run(name, f"cat >/tmp/ask.py <<'EOF'\n{ASK}\nEOF")
+
+    def asked(name: str, url: str, *files: str) -> str:
+        return str(host(name).run(f"python3 /tmp/ask.py {url} {' '.join(files)}").stdout).strip()
+
+    return asked
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_without_a_certificate_nobody_speaks_to_the_hubs_own_port(scheme: str, ask: Callable[..., str]) -> None:
+    assert not ask("c1", f"{scheme}://login1:8081/hub/health").isdigit()
+
+
+def test_the_services_speak_to_the_hub_with_theirs(ask: Callable[..., str]) -> None:
+    files = (f"{INSIDE}/services-ca.pem", f"{INSIDE}/proxy.pem", f"{INSIDE}/proxy.key")
+    assert ask("login1", "https://login1:8081/hub/health", *files) == "200"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_without_a_certificate_nobody_speaks_to_a_lab(
+    scheme: str, job: dict[str, str], port: str, ask: Callable[..., str]
+) -> None:
+    for path in ("api", "api/contents", "api/kernels"):
+        assert not ask("login1", f"{scheme}://{job['node']}:{port}/user/alice/{path}").isdigit(), path
+
+
+def test_the_proxys_certificate_opens_a_lab_no_further_than_the_login(
+    job: dict[str, str], port: str, ask: Callable[..., str]
+) -> None:
+    files = (f"{INSIDE}/labs-ca.pem", f"{INSIDE}/proxy.pem", f"{INSIDE}/proxy.key")
+    for path, status in {"api": "200", "api/contents": "403", "api/terminals": "403"}.items():
+        assert ask("login1", f"https://{job['node']}:{port}/user/alice/{path}", *files) == status, path
+
+
+def test_the_certificate_of_anybodys_lab_opens_no_lab(
+    job: dict[str, str], port: str, ask: Callable[..., str], run: Run
+) -> None:
+    (directory,) = run(job["node"], "ls -d /tmp/hpchub-*/tls.key | xargs -n1 dirname | head -1").split()
+    files = (f"{directory}/hub-ca.pem", f"{directory}/tls.pem", f"{directory}/tls.key")
+    assert not ask(job["node"], f"https://{job['node']}:{port}/user/alice/api", *files).isdigit()
+    assert run(job["node"], f"stat -c '%a %U' {directory} {directory}/tls.key").split() == [
+        "700",
+        "alice",
+        "600",
+        "alice",
+    ]
+
+
+def test_a_labs_certificate_has_the_name_of_its_node_and_ends_with_its_job(job: dict[str, str], run: Run) -> None:
+    shown = run(job["node"], "openssl x509 -noout -ext subjectAltName,extendedKeyUsage -in /tmp/hpchub-*/tls.pem")
+    assert f"DNS:{job['node']}" in shown
+    for days, good in ((7, "will not"), (8, "will")):
+        line = f"openssl x509 -noout -checkend {days * 86400} -in /tmp/hpchub-*/tls.pem || true"
+        assert f"Certificate {good} expire" in run(job["node"], line)
+
+
+def test_the_hubs_key_for_labs_signs_nothing_that_a_lab_believes(run: Run) -> None:
+    for name in ("hub", "proxy", "culler"):
+        assert run("login1", f"openssl verify -CAfile {INSIDE}/services-ca.pem {INSIDE}/{name}.pem").endswith("OK")
+    modes = run("login1", f"stat -c '%a %U' {INSIDE} {INSIDE}/*").splitlines()
+    assert set(modes) == {"700 root", "600 root"}
+    assert "services-ca.key" not in json.dumps(credentials(run))
+
+
+def credentials(run: Run) -> dict[str, Any]:
+    """What systemd hands to each unit."""
+    units = ("hpchub", "hpchub-proxy", "hpchub-culler", "hpchub-jobs@1", "hpchub-login@1")
+    return {unit: run("login1", f"systemctl show --property=LoadCredential --value {unit}").split() for unit in units}
