@@ -509,6 +509,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
 
         Meanwhile JupyterHub sees a pending start, with its page, its progress and its Stop button.
         """
+        self.server.proto = "https"  # JupyterHub 6.1.1 takes over host and port of what comes back, and misspells this
         job = self.view()
         if job is not None and job.phase is Phase.RUNNING and self.reported_port and await self._answers():
             return f"{self._url()}{self.server.base_url}"

@@ -450,6 +450,7 @@ async def test_a_hub_that_died_while_submitting_finds_its_job_by_the_tag(hub: Si
     await until(lambda: again.job_id == "77")
     run_job(hub, again)
     assert await asyncio.wait_for(adopting, 3) == "https://c1:40001/user/alice/"
+    assert again.server.proto == "https"
 
 
 async def test_a_running_server_is_routed_after_a_restart_only_if_its_job_still_runs(hub: SimpleNamespace) -> None:
