@@ -91,7 +91,7 @@ def test_the_certificate_of_anybodys_lab_opens_no_lab(
     files = (f"{directory}/hub-ca.pem", f"{directory}/tls.pem", f"{directory}/tls.key")
     assert not ask(job["node"], f"https://{job['node']}:{port}/user/alice/api", *files).isdigit()
     assert run(job["node"], f"stat -c '%a %U' {directory} {directory}/tls.key").split() == [
-        "700",
+        "1700",  # the sticky bit is Jupyter's doing
         "alice",
         "600",
         "alice",

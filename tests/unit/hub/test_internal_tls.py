@@ -32,6 +32,8 @@ def context(purpose: ssl.Purpose, key: str, certificate: str, trusted: str, dire
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str:
     """What the client reads from the server; raises what either side raises."""
     ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    theirs.settimeout(10)
     problems: list[Exception] = []
 
     def serve() -> None:
