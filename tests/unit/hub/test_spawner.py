@@ -249,8 +249,8 @@ async def test_a_job_that_is_requeued_before_it_answers_is_followed_to_its_next_
     assert not starting.done(), "a job that is on its way back is not dead"
     hub.scheduler.put("77", Phase.RUNNING, node="c2", start=200.0)
     spawner.report_port(40002)
-    hub.answering.add("http://c2:40002")
-    assert await asyncio.wait_for(starting, 3) == "http://c2:40002"
+    hub.answering.add("https://c2:40002")
+    assert await asyncio.wait_for(starting, 3) == "https://c2:40002"
 
 
 async def test_a_running_server_whose_job_is_requeued_comes_back_by_itself(hub: SimpleNamespace) -> None:
@@ -267,7 +267,7 @@ async def test_a_running_server_whose_job_is_requeued_comes_back_by_itself(hub: 
     assert hub.unrouted == [""], "until it is back, its address shows the pending page"
     hub.scheduler.put("77", Phase.RUNNING, node="c2")
     spawner.report_port(40002)
-    hub.answering.add("http://c2:40002")
+    hub.answering.add("https://c2:40002")
     await until(lambda: hub.routed == [""])
     await until(lambda: spawner.ready)
     assert (spawner.server.ip, spawner.server.port) == ("c2", 40002)
