@@ -176,7 +176,10 @@ def evidence(
     menu(page, "File", "Save Notebook")
 
     def saved() -> bool:
-        seen.notebook = json.loads(run("login1", f"cat {NOTEBOOK}"))
+        try:
+            seen.notebook = json.loads(run("login1", f"cat {NOTEBOOK}"))
+        except json.JSONDecodeError:  # the Lab is writing it
+            return False
         cells = [cell for cell in seen.notebook["cells"] if cell["cell_type"] == "code"]
         return any(cell["execution_count"] for cell in cells)
 
