@@ -215,7 +215,10 @@ connection = socket.socket(socket.AF_UNIX)
 connection.connect("/run/hpchub-jobs.sock")
 connection.sendall(sys.stdin.buffer.read())
 connection.shutdown(socket.SHUT_WR)
-print(connection.makefile().read())
+try:
+    print(connection.makefile().read())
+except ConnectionResetError:  # closed with what was sent unread
+    print()
 """
 
 
@@ -258,8 +261,8 @@ def test_no_variable_of_the_caller_passes_sudo(smuggled: str, host: Callable[[st
     program = "/usr/local/libexec/hpchub-jobs"
     run("login1", "echo 'import os; os.system(\"touch /tmp/smuggled\")' >/tmp/sitecustomize.py; rm -f /tmp/smuggled")
     done = host("login1").run(
-        f"runuser -u hpchub-jobs -- env {smuggled} sudo -n -u alice {program} <<<'{{}}'; "
-        f"runuser -u hpchub-jobs -- sudo -n -u alice {smuggled} {program} <<<'{{}}'"
+        f"echo '{{}}' | runuser -u hpchub-jobs -- env {smuggled} sudo -n -u alice {program}; "
+        f"echo '{{}}' | runuser -u hpchub-jobs -- sudo -n -u alice {smuggled} {program}"
     )
     assert "not allowed to set" in done.stderr or "password is required" in done.stderr
     assert '"verb must be' in done.stdout
@@ -291,8 +294,9 @@ def test_no_hostile_wish_becomes_a_job(times: int, api: Callable[..., tuple[int,
     statuses: Counter[int] = Counter()
     for number in range(times):
         value = hostile[number % len(hostile)]
-        if (field := fields[number % len(fields)]) in ("gpus", "reservation") and value in ("", None):
-            continue  # means that none is wished for
+        field = fields[number % len(fields)]
+        if field in good.keys() | {"gpus", "reservation"} and value in ("", None):
+            continue  # as the form opens
         wish = {**good, field: value}
         shape = number % 4
         if shape == 0:

@@ -15,7 +15,8 @@ Run = Callable[[str, str], str]
 EXPOSURE = {
     "hpchub-proxy.service": 2.5,
     "hpchub-culler.service": 2.5,
-    "hpchub.service": 2.6,
+    "hpchub.service": 2.5,
+    "hpchub-jobs@1.service": 2.5,
     "hpchub-login@1.service": 3.0,
 }
 """The most that `systemd-analyze security` may say of each unit: 0 is shut in, 10 is free."""

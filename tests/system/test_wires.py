@@ -84,25 +84,33 @@ def test_the_proxys_certificate_opens_a_lab_no_further_than_the_login(
         assert ask("login1", f"https://{job['node']}:{port}/user/alice/{path}", *files) == status, path
 
 
+@pytest.fixture(scope="module")
+def kept(job: dict[str, str], run: Run) -> str:
+    """Where alice's Lab has its key, on its node."""
+    (directory,) = run(job["node"], "find /tmp -maxdepth 2 -name tls.key -user alice -printf '%h\\n'").split()
+    return directory
+
+
+def test_a_labs_key_is_read_by_its_user_alone(job: dict[str, str], kept: str, run: Run) -> None:
+    for path, mode in ((kept, "700"), (f"{kept}/tls.key", "600")):
+        found, owner = run(job["node"], f"stat -c '%a %U' {path}").split()
+        assert (found[-3:], owner) == (mode, "alice")  # Jupyter sets the sticky bit of the directory
+
+
 def test_the_certificate_of_anybodys_lab_opens_no_lab(
-    job: dict[str, str], port: str, ask: Callable[..., str], run: Run
+    job: dict[str, str], port: str, kept: str, ask: Callable[..., str]
 ) -> None:
-    (directory,) = run(job["node"], "ls -d /tmp/hpchub-*/tls.key | xargs -n1 dirname | head -1").split()
-    files = (f"{directory}/hub-ca.pem", f"{directory}/tls.pem", f"{directory}/tls.key")
+    files = (f"{kept}/hub-ca.pem", f"{kept}/tls.pem", f"{kept}/tls.key")
     assert not ask(job["node"], f"https://{job['node']}:{port}/user/alice/api", *files).isdigit()
-    assert run(job["node"], f"stat -c '%a %U' {directory} {directory}/tls.key").split() == [
-        "1700",  # the sticky bit is Jupyter's doing
-        "alice",
-        "600",
-        "alice",
-    ]
 
 
-def test_a_labs_certificate_has_the_name_of_its_node_and_ends_with_its_job(job: dict[str, str], run: Run) -> None:
-    shown = run(job["node"], "openssl x509 -noout -ext subjectAltName,extendedKeyUsage -in /tmp/hpchub-*/tls.pem")
+def test_a_labs_certificate_has_the_name_of_its_node_and_ends_with_its_job(
+    job: dict[str, str], kept: str, run: Run
+) -> None:
+    shown = run(job["node"], f"openssl x509 -noout -ext subjectAltName -in {kept}/tls.pem")
     assert f"DNS:{job['node']}" in shown
     for days, good in ((7, "will not"), (8, "will")):
-        line = f"openssl x509 -noout -checkend {days * 86400} -in /tmp/hpchub-*/tls.pem || true"
+        line = f"openssl x509 -noout -checkend {days * 86400} -in {kept}/tls.pem || true"
         assert f"Certificate {good} expire" in run(job["node"], line)
 
 
