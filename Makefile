@@ -68,8 +68,9 @@ system-trixie: host venv
 system-bookworm: host venv
 	@CLUSTER=test SUITE=bookworm $(MOLECULE) test -s bookworm
 
-soak: venv       ## Long proofs, against the running demo
-	@CLUSTER=demo pytest tests/system -m soak
+soak: venv       ## Long proofs and attacks at full figures, against the running demo
+	@HPCHUB_SOAK=1 pytest tests/unit/test_hostile.py
+	@CLUSTER=demo pytest tests/system -m soak -s
 
 bench: venv      ## Measurements, against the running demo: a table and build/benchmark.json
 	@CLUSTER=demo pytest tests/system -m bench -s

@@ -1,0 +1,114 @@
+"""Hostile input to whatever has rights, many times: 5,000 cases each, 100,000 in `make soak`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from hpchub.callback import port_of
+from hpchub.privileged import jobs, login
+
+CASES = 100_000 if os.environ.get("HPCHUB_SOAK") else 5_000
+many = settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ALICE = pwd.struct_passwd(("alice", "x", 2001, 2000, "", "/home/alice", "/bin/bash"))
+CONFIG = jobs.Config("slurm", "/usr/bin", "/opt/lab", "/opt/hpchub", "{home}/.local/state/hpchub", ("regular",))
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
+    max_leaves=6,
+)
+JOB = {
+    "tag": "demo:0badc0de:alice::0f",
+    "project": "climate",
+    "queue": "regular",
+    "walltime_minutes": 90,
+    "cores": 2,
+    "memory_mib": 4096,
+    "gpus": 0,
+    "reservation": None,
+}
+PEM = "-----BEGIN X-----\nAA==\n-----END X-----\n"
+
+
+def near(good: dict[str, object]) -> st.SearchStrategy[dict[str, object]]:
+    """A mapping that is right but for some of its values, or has more or other keys."""
+    almost = st.fixed_dictionaries({name: st.just(value) | JSON for name, value in good.items()})
+    return almost | st.dictionaries(st.sampled_from(sorted(good)) | st.text(max_size=8), JSON, max_size=4)
+
+
+REQUESTS = near(
+    {
+        "verb": "submit",
+        "job": JOB,
+        "environment": {"JUPYTERHUB_USER": "alice"},
+        "tls": {"key": PEM, "certificate": PEM, "authority": PEM},
+        "job_id": "12",
+    }
+) | st.fixed_dictionaries(
+    {
+        "verb": st.just("submit"),
+        "job": near(JOB),
+        "environment": near({"JUPYTERHUB_USER": "alice"}),
+        "tls": near({"key": PEM, "certificate": PEM, "authority": PEM}),
+    }
+)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
+    """What would have been run, with the text on its standard input."""
+    ran: list[tuple[list[str], str]] = []
+
+    def record(command: list[str], _environment: object, _cwd: object, text: str = "") -> None:
+        ran.append((command, text))
+        raise jobs.Refused("recorded")
+
+    monkeypatch.setattr(jobs, "run", record)
+    monkeypatch.setattr(jobs, "log_directory", lambda _directory: os.devnull)
+    return ran
+
+
+@many
+@given(request_=REQUESTS)
+def test_no_request_makes_the_job_program_run_anything_but_the_schedulers_two_commands(
+    request_: object, commands: list[tuple[list[str], str]]
+) -> None:
+    commands.clear()
+    with contextlib.suppress(jobs.Refused):
+        jobs.handle(json.loads(json.dumps(request_)), CONFIG, ALICE)
+    event("run" if commands else "refused")
+    for command, text in commands:
+        assert command[0] in ("/usr/bin/sbatch", "/usr/bin/scancel")
+        assert all(argument.isascii() and argument.isprintable() for argument in command)
+        assert all(argument.startswith("--") or argument.isdigit() for argument in command[1:])
+        lines = text.split("\n")
+        assert not text or (len(lines), lines[0], lines[-1]) == (5, "#!/bin/bash", "")
+
+
+@many
+@given(line=st.binary(max_size=200) | REQUESTS.map(lambda data: json.dumps(data).encode()))
+def test_no_line_is_taken_for_a_sign_in_but_three_texts_without_a_nul(line: bytes) -> None:
+    try:
+        request = login.parse_request(line)
+    except (ValueError, TypeError, RecursionError):
+        return
+    assert set(json.loads(line)) in ({"user", "password", "rhost"}, {"account"})
+    assert "\0" not in request.user + request.rhost
+
+
+@many
+@given(body=st.binary(max_size=80) | JSON.map(lambda data: json.dumps({"port": data}).encode()))
+def test_no_callback_is_taken_but_a_port_above_1023(body: bytes) -> None:
+    try:
+        port = port_of(body)
+    except (ValueError, RecursionError):
+        return
+    assert json.loads(body) == {"port": port}
+    assert 1024 <= port <= 65535
