@@ -37,28 +37,24 @@ JOB = {
 PEM = "-----BEGIN X-----\nAA==\n-----END X-----\n"
 
 
+# Half of what a field gets could be right.
+VALUES = JSON | st.integers(0, 10**6) | st.from_regex(r"[A-Za-z0-9_][\w.:+%=-]{0,20}\n?", fullmatch=True)
+
+
 def near(good: dict[str, object]) -> st.SearchStrategy[dict[str, object]]:
-    """A mapping that is right but for some of its values, or has more or other keys."""
-    almost = st.fixed_dictionaries({name: st.just(value) | JSON for name, value in good.items()})
-    return almost | st.dictionaries(st.sampled_from(sorted(good)) | st.text(max_size=8), JSON, max_size=4)
+    """A mapping that is right but for one value, or has more or other keys."""
+    one = st.tuples(st.sampled_from(sorted(good)), VALUES).map(lambda change: {**good, change[0]: change[1]})
+    return st.just(good) | one | one | st.dictionaries(st.sampled_from(sorted(good)) | st.text(max_size=8), JSON)
 
 
-REQUESTS = near(
-    {
-        "verb": "submit",
-        "job": JOB,
-        "environment": {"JUPYTERHUB_USER": "alice"},
-        "tls": {"key": PEM, "certificate": PEM, "authority": PEM},
-        "job_id": "12",
-    }
-) | st.fixed_dictionaries(
+REQUESTS = st.fixed_dictionaries(
     {
         "verb": st.just("submit"),
         "job": near(JOB),
         "environment": near({"JUPYTERHUB_USER": "alice"}),
         "tls": near({"key": PEM, "certificate": PEM, "authority": PEM}),
     }
-)
+) | near({"verb": "cancel", "job_id": "12"})
 
 
 @pytest.fixture
