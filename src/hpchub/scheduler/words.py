@@ -68,6 +68,16 @@ SLURM_REASONS: Mapping[str, str] = {
     "InactiveLimit": "It was inactive for too long.",
 }
 
+# Slurm puts a text of its own in a reason's place at times (state_desc in src/slurmctld, 22.05 to 25.11).
+SLURM_TEXTS: Mapping[str, str] = {
+    r"Nodes required for job are DOWN": SLURM_REASONS["ReqNodeNotAvail"],
+    r"Reservation .* has ended": "Its reservation has ended; stop it and choose again.",
+    r"job requeued in held state": "It was requeued and is held back; stop it and start again.",
+    r"Job is at or exceeds association": "Your project has used as much time as it may use.",
+    r"Job is at or exceeds QOS": "Jobs of this kind have used as much time as they may use.",
+    r"Burst buffer": SLURM_REASONS["BurstBufferOperation"],
+}
+
 # Assoc: a limit of the project; QOS or nothing: of the quality of service. Grp: of all its jobs together.
 _SLURM_LIMIT = re.compile(
     r"(?P<owner>Assoc|QOS|)(?P<kind>Grp|Max|Min)"
@@ -199,7 +209,8 @@ def slurm_reason(reason: str) -> str:
     # an unavailable node comes with a list: ReqNodeNotAvail, UnavailableNodes:c[1-2]
     word = re.split(r"[\s,(]", reason, maxsplit=1)[0]
     limit = _SLURM_LIMIT.fullmatch(word)
-    return SLURM_REASONS.get(word) or (_limit(limit) if limit else as_it_is(reason))
+    plain = _first(SLURM_TEXTS, reason) or SLURM_REASONS.get(word)
+    return plain or (_limit(limit) if limit else as_it_is(reason))
 
 
 def _limit(found: re.Match[str]) -> str:

@@ -62,6 +62,13 @@ def test_every_comment_of_the_scheduler_of_pbs_has_a_sentence(comment: str) -> N
         ("MaxMemoryPerAccount", "Your project uses as much memory as it may use."),
         ("ReqNodeNotAvail, Reserved for maintenance", "It would not end before the next maintenance"),
         ("ReqNodeNotAvail, UnavailableNodes:c[1-2]", "reserved or down"),
+        (
+            "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
+            "reserved or down",
+        ),
+        ("Reservation course, which this job was running under, has ended", "reservation has ended"),
+        ("Job is at or exceeds QOS normal's group wall limit of 9 with 9", "have used as much time"),
+        ("A new text, with (brackets)", "The scheduler says: A new text, with (brackets)."),
         ("SomethingNew", "The scheduler says: SomethingNew."),
     ],
 )

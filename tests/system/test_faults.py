@@ -1,0 +1,354 @@
+"""What may break around the hub: nothing is lost or doubled, no good server is dropped, and it is said in words."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+Run = Callable[[str, str], str]
+Jobs = Callable[[str], list[dict[str, str]]]
+Api = Callable[..., tuple[int, Any]]
+Wait = Callable[..., None]
+
+OUTAGE_SECONDS = 40
+
+
+@pytest.fixture
+def healthy(visitor: Callable[[], BrowserContext], wait_until: Wait) -> Callable[[], None]:
+    """Wait until the hub answers."""
+    request = visitor().request
+
+    def wait() -> None:
+        wait_until("the hub answers", lambda: request.get("/hub/health").ok, 60)
+
+    return wait
+
+
+@pytest.fixture
+def repair(run: Run) -> Iterator[Callable[[str, str], None]]:
+    """Commands that put right what a test broke, the last one first, whatever happens in between."""
+    with ExitStack() as stack:
+        yield lambda host, line: stack.callback(run, host, line) and None
+
+
+@pytest.fixture
+def bob(api: Api, jobs: Jobs, wait_until: Wait) -> Iterator[Callable[[], str]]:
+    """Start bob's server and give the number of its one job; it is stopped afterwards."""
+
+    def mine() -> list[str]:
+        return [job["id"] for job in jobs("bob") if job["name"] == "hpchub"]
+
+    def start() -> str:
+        before = set(mine())
+        wish = {"project": "climate", "queue": "interactive", "walltime": "00:30"}
+        assert api("bob", "POST", "/users/bob/server", {"user_options": wish})[0] in (201, 202)
+        wait_until("bob has a job", lambda: set(mine()) - before)
+        (number,) = set(mine()) - before
+        return number
+
+    yield start
+    api("bob", "DELETE", "/users/bob/server")
+    wait_until("bob has no job", lambda: not mine(), 60)
+
+
+@pytest.fixture
+def state(api: Api) -> Callable[[str], dict[str, Any]]:
+    """What the hub says about a user's server."""
+
+    def ask(user: str) -> dict[str, Any]:
+        server = api(user, "GET", f"/users/{user}")[1]["servers"].get("", {})
+        return server if isinstance(server, dict) else {}
+
+    return ask
+
+
+def test_while_slurmctld_is_down_the_lab_stays_and_the_form_says_so(
+    lab: Callable[[str], str],
+    signed_in: Callable[[str], BrowserContext],
+    run: Run,
+    jobs: Jobs,
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+    wait_until: Wait,
+) -> None:
+    number = lab("alice")
+    request = signed_in("alice").request
+    repair("ctl", "systemctl start slurmctld")
+    run("ctl", "systemctl stop slurmctld")
+    broken = time.monotonic()
+    while time.monotonic() - broken < OUTAGE_SECONDS:
+        assert request.get("/user/alice/api/status").ok
+        assert state("alice")["ready"]
+        time.sleep(5)
+    page = signed_in("bob").new_page()
+    page.goto("/hub/spawn")
+    expect(page.locator("#hpchub-notice, [name=project]").first).to_be_visible()
+    page.close()
+    run("ctl", "systemctl start slurmctld")
+    wait_until("slurmctld answers", lambda: number in [job["id"] for job in jobs("alice")], 60)
+    time.sleep(15)  # a poll or two
+    assert state("alice")["ready"]
+    assert [job["id"] for job in jobs("alice") if job["name"] == "hpchub"] == [number]
+
+
+def test_while_slurmdbd_is_down_the_lab_stays(
+    lab: Callable[[str], str],
+    signed_in: Callable[[str], BrowserContext],
+    run: Run,
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+) -> None:
+    lab("alice")
+    repair("ctl", "systemctl start slurmdbd")
+    run("ctl", "systemctl stop slurmdbd")
+    time.sleep(20)
+    assert state("alice")["ready"]
+    assert signed_in("alice").request.get("/user/alice/api/status").ok
+
+
+def test_while_munge_is_down_on_the_login_node_nothing_is_dropped_and_a_start_is_refused_in_words(
+    lab: Callable[[str], str],
+    api: Api,
+    run: Run,
+    jobs: Jobs,
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+) -> None:
+    lab("alice")
+    before = [job["id"] for job in jobs("bob")]
+    repair("login1", "systemctl start munge")
+    run("login1", "systemctl stop munge")
+    time.sleep(20)
+    assert state("alice")["ready"]
+    status, answer = api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})
+    assert status >= 400
+    assert any(words in json.dumps(answer) for words in ("please tell", "try again", "please ask")), answer
+    run("login1", "systemctl start munge")
+    assert [job["id"] for job in jobs("bob")] == before
+
+
+def test_a_job_that_is_cancelled_from_outside_ends_the_session_and_the_page_says_so(
+    bob: Callable[[], str],
+    signed_in: Callable[[str], BrowserContext],
+    run: Run,
+    state: Callable[[str], dict[str, Any]],
+    wait_until: Wait,
+) -> None:
+    number = bob()
+    wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
+    run("ctl", f"scancel {number}")
+    wait_until("the hub has noticed", lambda: not state("bob"), 60)
+    page = signed_in("bob").new_page()
+    page.goto("/user/bob/lab")
+    expect(page.locator("#hpchub-ended")).to_contain_text(f"job {number}) has ended. The job was cancelled.")
+    page.close()
+
+
+def test_a_node_that_fails_under_a_lab_ends_the_session_and_the_page_says_so(
+    bob: Callable[[], str],
+    signed_in: Callable[[str], BrowserContext],
+    run: Run,
+    jobs: Jobs,
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+    wait_until: Wait,
+) -> None:
+    number = bob()
+    wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
+    node = next(job["node"] for job in jobs("bob") if job["id"] == number)
+    repair("ctl", f"scontrol update NodeName={node} State=RESUME || true")
+    repair(node, "systemctl start slurmd")
+    run(node, "systemctl kill --signal=KILL slurmd; systemctl stop slurmd; pkill -KILL -u bob || true")
+    run("ctl", f"scontrol update NodeName={node} State=DOWN Reason=test")
+    wait_until("the hub has noticed", lambda: not state("bob"), 90)
+    page = signed_in("bob").new_page()
+    page.goto("/user/bob/lab")
+    expect(page.locator("#hpchub-ended")).to_contain_text("node failed")
+    page.close()
+
+
+def test_a_requeued_job_becomes_the_same_server_again(
+    bob: Callable[[], str],
+    signed_in: Callable[[str], BrowserContext],
+    run: Run,
+    jobs: Jobs,
+    state: Callable[[str], dict[str, Any]],
+    wait_until: Wait,
+) -> None:
+    number = bob()
+    wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
+    run("ctl", f"scontrol update JobId={number} Requeue=1 && scontrol requeue {number}")
+    wait_until("the page says that it waits", lambda: state("bob").get("pending") == "spawn", 60)
+    page = signed_in("bob").new_page()
+    page.goto("/user/bob/lab")
+    expect(page.locator("#hpchub-pending")).to_contain_text(number)
+    page.close()
+    run("ctl", f"scontrol update JobId={number} StartTime=now")
+    wait_until("bob's Lab is ready again", lambda: state("bob").get("ready"), 90)
+    page = signed_in("bob").new_page()
+    page.goto("/user/bob/lab")
+    expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=60_000)
+    page.close()
+    assert [job["id"] for job in jobs("bob")] == [number]
+
+
+@pytest.mark.parametrize("moment", ["pending", "starting", "running"])
+def test_a_hub_that_is_killed_finds_its_one_job_again(
+    moment: str,
+    run: Run,
+    jobs: Jobs,
+    bob: Callable[[], str],
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+    healthy: Callable[[], None],
+    wait_until: Wait,
+) -> None:
+    if moment == "pending":
+        repair("ctl", "scontrol update NodeName=c1,c2 State=RESUME || true")
+        run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+    number = bob()
+    if moment == "starting":
+        wait_until("the job runs", lambda: [job["state"] for job in jobs("bob")] == ["RUNNING"])
+    if moment == "running":
+        wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
+    run("login1", "systemctl kill --signal=KILL hpchub && systemctl start hpchub")
+    healthy()
+    if moment == "pending":
+        assert state("bob")["pending"] == "spawn"
+        run("ctl", "scontrol update NodeName=c1,c2 State=RESUME")
+    wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
+    assert [job["id"] for job in jobs("bob")] == [number]
+
+
+def test_a_hub_that_is_killed_while_it_submits_has_one_job_or_none_but_never_one_that_it_does_not_know(
+    api: Api,
+    signed_in: Callable[[str], BrowserContext],
+    run: Run,
+    jobs: Jobs,
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+    healthy: Callable[[], None],
+    wait_until: Wait,
+) -> None:
+    assert signed_in("bob").request.get("/hub/spawn").ok  # the form's facts are fresh now
+    repair("ctl", "systemctl kill --signal=CONT slurmctld")
+    run("ctl", "systemctl kill --signal=STOP slurmctld")
+    api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate", "walltime": "00:30"}})
+    run("login1", "systemctl kill --signal=KILL hpchub")
+    run("ctl", "systemctl kill --signal=CONT slurmctld")
+    run("login1", "systemctl start hpchub")
+    healthy()
+    try:
+        wait_until("the hub and the scheduler agree", lambda: len(jobs("bob")) == bool(state("bob").get("ready")), 120)
+        time.sleep(5)
+        assert len(jobs("bob")) == bool(state("bob").get("ready"))
+    finally:
+        api("bob", "DELETE", "/users/bob/server")
+    wait_until("bob has no job", lambda: not jobs("bob"), 60)
+
+
+def test_a_job_of_this_hub_that_its_database_has_lost_is_cancelled_and_no_other_is(
+    lab: Callable[[str], str],
+    run: Run,
+    jobs: Jobs,
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+    healthy: Callable[[], None],
+    wait_until: Wait,
+) -> None:
+    number = lab("alice")
+    tag = run("ctl", f"squeue --noheader --jobs={number} --format=%k")
+    ours, nonce = tag.rsplit(":", 1)
+    submit = (
+        "sbatch --parsable --job-name=hpchub --account=climate --partition=interactive --time=10 --chdir=/tmp"
+        " --output=/dev/null --wrap='sleep 300'"
+    )
+    lost = run("login1", f'su alice -c "{submit} --comment={ours}:{"0" * len(nonce)}"')
+    other = run("login1", f'su alice -c "{submit} --comment=other:00000000:alice::{nonce}"')
+    forged = run("login1", f'su bob -c "{submit} --comment={ours}:{"1" * len(nonce)}"')
+    repair("ctl", f"scancel {lost} {other} {forged}")
+    assert {number, lost, other} <= {job["id"] for job in jobs("alice")}
+    repair(
+        "login1", "sed -i 's/orphan_minutes: 1$/orphan_minutes: 10/' /etc/hpchub/site.yml && systemctl restart hpchub"
+    )
+    run("login1", "sed -i 's/orphan_minutes: 10$/orphan_minutes: 1/' /etc/hpchub/site.yml && systemctl restart hpchub")
+    healthy()
+    wait_until("the lost job is cancelled", lambda: lost not in [job["id"] for job in jobs("alice")], 120)
+    assert {number, other} <= {job["id"] for job in jobs("alice")}
+    assert forged in [job["id"] for job in jobs("bob")]
+    assert state("alice")["ready"]
+    journal = run("login1", "journalctl --unit=hpchub --since=-3min --output=cat")
+    assert f"Cancelled job {lost} of alice: unknown to this hub for 1 minutes" in journal
+
+
+def test_a_node_without_the_shared_software_is_named_as_the_reason_with_the_end_of_the_log(
+    signed_in: Callable[[str], BrowserContext],
+    choose: Callable[..., None],
+    start: Callable[[Page], None],
+    run: Run,
+    repair: Callable[[str, str], None],
+    shot: Callable[[Page, str], None],
+) -> None:
+    for node in ("c1", "c2"):
+        repair(node, "umount /opt/hpchub")
+        run(node, "mount --bind /mnt /opt/hpchub")
+    page = signed_in("bob").new_page()
+    page.goto("/hub/spawn")
+    choose(page, project="climate", queue="interactive", walltime="00:30")
+    start(page)
+    words = page.locator("#hpchub-failed, #hpchub-error").first
+    expect(words).to_contain_text("Its node cannot see JupyterLab's software.", timeout=60_000)
+    expect(words).to_contain_text("/home/bob/.local/state/hpchub/lab-")
+    log = page.locator("#hpchub-log pre")
+    expect(log).to_be_hidden()
+    page.locator("#hpchub-log summary").click()
+    expect(log).to_contain_text("No such file or directory")
+    shot(page, "failed")
+    page.close()
+
+
+def test_who_waits_reads_why_with_and_without_javascript_may_be_told_and_can_give_up(
+    signed_in: Callable[[str], BrowserContext],
+    browser: Browser,
+    url: str,
+    choose: Callable[..., None],
+    start: Callable[[Page], None],
+    run: Run,
+    jobs: Jobs,
+    repair: Callable[[str, str], None],
+    shot: Callable[[Page, str], None],
+    wait_until: Wait,
+) -> None:
+    repair("ctl", "scontrol update NodeName=c1,c2 State=RESUME || true")
+    run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+    page = signed_in("bob").new_page()
+    page.goto("/hub/spawn")
+    choose(page, project="climate", queue="interactive", walltime="00:30")
+    start(page)
+    pending = page.locator("#hpchub-pending")
+    expect(pending).to_contain_text("The nodes it needs are reserved or down", timeout=60_000)
+    expect(pending.locator("[data-show=job]")).to_have_text(jobs("bob")[-1]["id"])
+    expect(pending.locator("[data-show=place]")).to_have_text("1 of 1", timeout=60_000)
+    expect(page).to_have_title(re.compile("Waiting in the queue"))
+    assert "/waiting.svg" in str(page.locator("link[rel=icon]").get_attribute("href"))
+    expect(page.get_by_role("button", name="Tell me when it starts")).to_be_visible()
+    shot(page, "waiting")
+    address = page.url
+    page.close()
+    plain = browser.new_context(
+        base_url=url,
+        ignore_https_errors=True,
+        java_script_enabled=False,
+        storage_state=signed_in("bob").storage_state(),
+    )
+    page = plain.new_page()
+    page.goto(address)
+    expect(page.locator("#hpchub-pending")).to_contain_text("The nodes it needs are reserved or down")
+    page.get_by_role("button", name="Cancel").click()
+    wait_until("bob's job is gone", lambda: jobs("bob") == [], 60)
+    plain.close()
