@@ -123,6 +123,16 @@ def test_one_code_of_a_ticking_token_never_lets_two_of_eight_in(
     assert sum(one["ok"] for one in seen) >= 0.9 * min(times, USERS - 1)
 
 
+@pytest.mark.parametrize(("steps", "result"), [(-3, "denied"), (-1, "ok"), (3, "denied")])
+def test_a_token_whose_clock_is_off_by_one_step_still_counts_and_by_three_does_not(
+    steps: int, result: str, crowd: list[Person], host: Callable[[str], Host]
+) -> None:
+    time.sleep(max(0.0, 5 - (STEP - time.time() % STEP)))  # not at the end of a step
+    one = crowd[30 + steps]
+    password = one.pin + code(one.secret, int(time.time()) // STEP + steps)
+    assert race(host("login1"), 1, [[{"user": one.name, "password": password}]]) == [Counter({result: 1})]
+
+
 class Door:
     """The hub's login form, as a program uses it."""
 
