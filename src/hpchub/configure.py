@@ -19,7 +19,8 @@ from hpchub.spawner import HpcSpawner, Refused
 
 CULLER = "hpchub-culler"
 NAMED_SERVERS = 4
-NODE_POLL_SECONDS = 30
+NODE_POLL_SECONDS = 10
+"""How often the hub looks at each server; that reads what the watcher knows and asks nobody."""
 ROUTES_SECONDS = 30
 """How soon a proxy that was restarted has its routes again; JupyterHub's default is five minutes."""
 
