@@ -114,7 +114,7 @@ def test_one_code_of_a_ticking_token_never_lets_two_of_eight_in(
 ) -> None:
     seen: list[Counter[str]] = []
     while len(seen) < times:
-        some = crowd[: min(times - len(seen), USERS - 1, 25)]
+        some = crowd[: min(times - len(seen), 8)]  # so few that their codes are still good when it is their turn
         crowd = crowd[len(some) : -1] + crowd[: len(some)] + crowd[-1:]
         seen += race(host("login1"), 8, [[{"user": one.name, "password": one.password()}] for one in some])
     print(f"\n{times} rounds of 8 with one code (TOTP): {Counter(one['ok'] for one in seen)} successes a round")
@@ -208,7 +208,7 @@ OUT_OF_REACH = [
     "/etc/hpchub/internal/proxy.key",
     "/etc/sudoers.d/hpchub",
     "/home/alice/.bash_history",
-    "/home/alice/.local/share/hpchub",
+    "/home/alice",
 ]
 
 
