@@ -1,4 +1,7 @@
-"""What may break around the hub: nothing is lost or doubled, no good server is dropped, and it is said in words."""
+"""What may break around the hub: nothing is lost or doubled, no good server is dropped, and it is said in words.
+
+After the form and the proof, which want a user without a server: this leaves one running.
+"""
 
 import json
 import re
