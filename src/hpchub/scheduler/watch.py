@@ -121,8 +121,10 @@ class Watcher:
 
     async def changed(self, timeout: float) -> None:
         """Wait for the next news, at most `timeout` seconds."""
+        # Python 3.11's wait_for may swallow a cancellation that comes together with the news.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
 
     async def turn(self) -> None:
         """Wait until one more command fits into the minute, and count it."""
