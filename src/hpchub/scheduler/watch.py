@@ -180,7 +180,8 @@ class Watcher:
             usual, soonest = self._poll_seconds, SOONEST
         due = self._last_poll + usual * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), max(0.0, due - self._clock()))
+            async with asyncio.timeout(max(0.0, due - self._clock())):
+                await self._wake.wait()
         while True:
             self._wake.clear()
             tokens = self._bucket.wait(DEBT if self._urgent else 0.0)
@@ -188,7 +189,8 @@ class Watcher:
             if rest <= 0:
                 break
             with contextlib.suppress(TimeoutError):  # an urgent wish may come meanwhile
-                await asyncio.wait_for(self._wake.wait() if not self._urgent else asyncio.sleep(rest), rest)
+                async with asyncio.timeout(rest):
+                    await (self._wake.wait() if not self._urgent else asyncio.sleep(rest))
         self._urgent = False
 
     async def poll(self) -> None:
