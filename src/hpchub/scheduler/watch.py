@@ -121,10 +121,8 @@ class Watcher:
 
     async def changed(self, timeout: float) -> None:
         """Wait for the next news, at most `timeout` seconds."""
-        # Python 3.11's wait_for may swallow a cancellation that comes together with the news.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._news.wait()
+            await asyncio.wait_for(self._news.wait(), timeout)
 
     async def turn(self) -> None:
         """Wait until one more command fits into the minute, and count it."""
@@ -161,10 +159,10 @@ class Watcher:
 
     async def close(self) -> None:
         """End the poller."""
-        if self._task:
+        # Python 3.11's wait_for may swallow a cancellation that comes together with what it waits for.
+        while self._task and not self._task.done():
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=1)
 
     async def _run(self) -> None:
         while self._watched:
@@ -180,8 +178,7 @@ class Watcher:
             usual, soonest = self._poll_seconds, SOONEST
         due = self._last_poll + usual * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, due - self._clock())):
-                await self._wake.wait()
+            await asyncio.wait_for(self._wake.wait(), max(0.0, due - self._clock()))
         while True:
             self._wake.clear()
             tokens = self._bucket.wait(DEBT if self._urgent else 0.0)
@@ -189,8 +186,7 @@ class Watcher:
             if rest <= 0:
                 break
             with contextlib.suppress(TimeoutError):  # an urgent wish may come meanwhile
-                async with asyncio.timeout(rest):
-                    await (self._wake.wait() if not self._urgent else asyncio.sleep(rest))
+                await asyncio.wait_for(self._wake.wait() if not self._urgent else asyncio.sleep(rest), rest)
         self._urgent = False
 
     async def poll(self) -> None:
