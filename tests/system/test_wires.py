@@ -116,7 +116,7 @@ def test_a_labs_certificate_has_the_name_of_its_node_and_ends_with_its_job(
         assert f"Certificate {good} expire" in run(job["node"], line)
 
 
-def test_the_hubs_key_for_labs_signs_nothing_that_a_lab_believes(run: Run) -> None:
+def test_keys_are_roots_and_that_of_the_services_authority_goes_to_no_unit(run: Run) -> None:
     for name in ("hub", "proxy", "culler"):
         assert run("login1", f"openssl verify -CAfile {INSIDE}/services-ca.pem {INSIDE}/{name}.pem").endswith("OK")
     modes = run("login1", f"stat -c '%a %U' {INSIDE} {INSIDE}/*").splitlines()
