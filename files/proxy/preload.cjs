@@ -1,6 +1,7 @@
 // Loaded before the proxy, for what it has no option for.
 const { readFileSync } = require("node:fs");
 const https = require("node:https");
+const { isIP } = require("node:net");
 const { join } = require("node:path");
 
 // It knows only an environment variable for its token: a unit's environment can be read by any user, a credential
@@ -20,3 +21,11 @@ https.createServer = (options, answer) =>
     };
     return answer(request, response);
   });
+
+// Hub and Labs show a certificate of the node they run on. Left alone, node would hold it against the Host header, which
+// is the site's public name, or whatever a browser sent.
+const { addRequest } = https.Agent.prototype;
+https.Agent.prototype.addRequest = function (request, options, ...rest) {
+  const node = options.hostname ?? options.host;
+  return addRequest.call(this, request, { ...options, servername: isIP(node) ? "" : node }, ...rest);
+};

@@ -80,6 +80,12 @@ def test_the_hubs_pages_are_framed_by_nobody_and_name_no_version(
     assert not headers.keys() & {"server", "x-jupyterhub-version", "x-powered-by"}
 
 
+@pytest.mark.parametrize("path", ["/hub/login", "/user/alice/api/status"])
+@pytest.mark.parametrize("name", ["hub.example.org", "192.0.2.7", "login1:8443"])
+def test_hub_and_lab_answer_under_whatever_name_they_are_asked_by(alice: BrowserContext, path: str, name: str) -> None:
+    assert alice.request.get(path, headers={"Host": name}).ok
+
+
 def test_a_labs_answers_name_no_version_either(alice: BrowserContext) -> None:
     headers = alice.request.get("/user/alice/api/status").headers
     assert not headers.keys() & {"server", "x-jupyterhub-version", "x-powered-by"}
