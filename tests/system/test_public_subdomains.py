@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,16 +77,27 @@ def page(context: BrowserContext, origin: Origin, password: Callable[[str], str]
     page.get_by_label(TERMS).check()
     page.click("#login_submit")
     page.wait_for_url("**/hub/home")
-    ask(page, "DELETE", "server")  # which an earlier test may have left; a Lab knows the address it was started under
-    assert ask(page, "POST", "servers/second", {"user_options": {"project": "climate"}}) in (201, 202)
-    page.goto("/hub/spawn")
-    page.get_by_role("button", name="Start", exact=True).click()
-    page.wait_for_url(f"{origin(BOB)}/user/bob/lab**", timeout=90_000)
-    expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=60_000)
-    yield page
-    page.goto("/hub/home")
-    for server in ("server", "servers/second"):
-        assert ask(page, "DELETE", server) in (202, 204)
+    stop(page)  # what an earlier test may have left: a Lab knows the address it was started under
+    try:
+        assert ask(page, "POST", "servers/second", {"user_options": {"project": "climate"}}) in (201, 202)
+        page.goto("/hub/spawn")
+        page.get_by_role("button", name="Start", exact=True).click()
+        page.wait_for_url(f"{origin(BOB)}/user/bob/lab**", timeout=90_000)
+        expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=60_000)
+        yield page
+    finally:
+        page.goto(f"{origin(HUB)}/hub/home")
+        stop(page)
+
+
+def stop(page: Page) -> None:
+    """Stop both servers of bob and wait until they are gone: a 204 says so, a 404 that there is none."""
+    for _ in range(60):
+        answers = {ask(page, "DELETE", server) for server in ("server", "servers/second")}
+        if answers <= {204, 404}:
+            return
+        time.sleep(1)
+    raise AssertionError(f"bob's servers do not stop: {answers}")
 
 
 def ask(page: Page, method: str, path: str, body: object = None) -> int:
