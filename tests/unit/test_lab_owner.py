@@ -201,7 +201,7 @@ def test_dasks_own_pages_open_for_their_owner_alone(tmp_path: Path) -> None:
 
 
 def test_a_dask_with_another_server_is_not_imported() -> None:
-    node = types.ModuleType(dashboard_guard.MODULE)
+    node = types.ModuleType("distributed.node")
     with pytest.raises(ImportError, match="cannot close the dashboards"):
         dashboard_guard.close(node)
     vars(node)["HTTPServer"] = tornado.httpserver.HTTPServer

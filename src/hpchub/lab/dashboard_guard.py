@@ -1,4 +1,6 @@
-"""Puts OwnersServer under every dashboard of Dask, when Dask is imported and not before.
+"""Changes Dask where its configuration cannot, when it is imported and not before.
+
+Dashboards get OwnersServer; what is said of dead workers comes from hpchub.lab.deaths.
 
 Loaded by hpchub_guards.pth, so that no configuration of a user's loses it by accident.
 """
@@ -6,11 +8,9 @@ Loaded by hpchub_guards.pth, so that no configuration of a user's loses it by ac
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
-
-MODULE = "distributed.node"  # where scheduler and worker have their HTTP server from
 
 
 def close(node: ModuleType) -> None:
@@ -24,20 +24,39 @@ def close(node: ModuleType) -> None:
     vars(node)["HTTPServer"] = OwnersServer
 
 
+def _tell(worker: ModuleType) -> None:
+    from hpchub.lab import deaths
+
+    deaths.tell(worker)
+
+
+def _explain(scheduler: ModuleType) -> None:
+    from hpchub.lab import deaths
+
+    deaths.explain(scheduler)
+
+
+CHANGES: dict[str, Callable[[ModuleType], None]] = {
+    "distributed.node": close,  # where scheduler and worker have their HTTP server from
+    "distributed.worker": _tell,
+    "distributed.scheduler": _explain,
+}
+
+
 class _Loader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        close(module)
+        CHANGES[module.__name__](module)
 
 
 class Finder:
-    """Finds one module where it always was, and leaves all others to the next finder."""
+    """Finds these modules where they always were, and leaves all others to the next finder."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Give the module as Python finds it, to be loaded by our loader."""
-        found = PathFinder.find_spec(fullname, path, target) if fullname == MODULE else None
+        found = PathFinder.find_spec(fullname, path, target) if fullname in CHANGES else None
         if found is not None and found.origin is not None:
             found.loader = _Loader(fullname, found.origin)
         return found

@@ -1,0 +1,65 @@
+"""Workers die and leave, in real jobs: results stay right, and the user reads what happened and where."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+Run = Callable[[str, str], str]
+PYTHON = "/opt/hpchub/lab/current/bin/python"
+PROGRAM = (Path(__file__).parent / "programs" / "mishaps.py").read_text()
+LOG = r"/home/alice/\.local/state/hpchub/dask-worker-\d+\.(err|out)"
+
+
+@pytest.fixture(scope="module")
+def story(host: Callable[[str], Host], run: Run) -> tuple[dict[str, Any], str]:
+    """What the program found, and what its user could read meanwhile."""
+    line = f"cd /home/alice && timeout 280 {PYTHON} -c {shlex.quote(PROGRAM)}"
+    done = host("login1").run(f"runuser -u alice -- sh -c {shlex.quote(line)}")
+    run("login1", "scancel --user=alice --name=dask-worker")
+    assert done.rc == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_the_result_is_right_although_a_worker_was_killed_in_the_middle(story: tuple[dict[str, Any], str]) -> None:
+    seen, _ = story
+    assert not seen["finished_before"]
+    assert seen["right"]
+
+
+def test_the_user_reads_that_its_tasks_are_tried_again(story: tuple[dict[str, Any], str]) -> None:
+    _, said = story
+    sentence = rf"A Dask worker died: \S+ \(node c[12], job \d+; its log is {LOG}\)\. The .* tried again elsewhere\."
+    assert re.search(sentence, said), said
+
+
+def test_after_three_deaths_of_a_task_its_name_the_node_and_the_log_are_named(
+    story: tuple[dict[str, Any], str], run: Run
+) -> None:
+    seen, _ = story
+    assert seen["killed"].startswith("KilledWorker: The task 'die-1' was tried 3 times")
+    found = re.search(rf"node c[12], job \d+; its log is ({LOG})", seen["killed"])
+    assert found, seen["killed"]
+    assert "Starting Worker" in run("login1", f"cat {found[1]}") or "Nanny" in run("login1", f"cat {found[1]}")
+
+
+def test_a_worker_near_its_wall_time_hands_over_what_it_has_and_nothing_is_computed_twice(
+    story: tuple[dict[str, Any], str],
+) -> None:
+    seen, _ = story
+    assert seen["before"]
+    assert seen["left"]
+    assert (seen["sum"], seen["computed"]) == (190, 20)
+
+
+def test_the_job_of_a_worker_that_left_ended_by_itself(
+    story: tuple[dict[str, Any], str], run: Run, wait_until: Callable[..., None]
+) -> None:
+    seen, _ = story
+    wait_until("the job has ended", lambda: run("ctl", f"sacct -nPX -j {seen['job']} --format=End") != "Unknown")
+    assert run("ctl", f"sacct -nPX -j {seen['job']} --format=State") == "COMPLETED"

@@ -1,0 +1,34 @@
+"""What a user reads when a worker dies. Whether Dask says it is tested on a real cluster."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hpchub.lab import deaths
+
+
+def test_a_worker_is_described_by_what_it_told_or_else_by_its_address() -> None:
+    told = {"hpchub": {"node": "c1", "job": "17", "log": "/home/alice/w.err"}}
+    assert deaths.describe("w-0", "tls://192.0.2.1:1", told) == "w-0 (node c1, job 17; its log is /home/alice/w.err)"
+    assert deaths.describe("w-0", "tls://192.0.2.1:1", {}) == "w-0 (node tls://192.0.2.1:1)"
+
+
+def test_a_killed_worker_names_task_node_and_log() -> None:
+    last = SimpleNamespace(name="w-0", address="tls://192.0.2.1:1", extra={"hpchub": {"node": "c1", "log": "/x.err"}})
+    text = deaths.killed(SimpleNamespace(task="mean-1", last_worker=last, allowed_failures=2))
+    assert text.startswith("The task 'mean-1' was tried 3 times")
+    assert "node c1; its log is /x.err" in text
+
+
+def test_the_log_is_what_the_launcher_names_or_where_standard_error_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(deaths.LOG, "/x.log")
+    assert deaths.whereabouts()["log"] == "/x.log"
+
+
+def test_dask_as_it_is_installed_is_changed() -> None:
+    import distributed.scheduler
+    import distributed.worker
+
+    deaths.tell(distributed.worker)
+    assert distributed.worker.DEFAULT_STARTUP_INFORMATION["hpchub"] is deaths.whereabouts
+    assert {"task", "last_worker", "allowed_failures"} <= set(vars(distributed.scheduler.KilledWorker))
