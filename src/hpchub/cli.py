@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpchub.batch import BatchError, add_arguments, run
 from hpchub.settings import SITE_FILE, SettingsError, load
 
 
@@ -22,15 +23,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     cull.add_argument("--site", type=Path, default=SITE_FILE)
     hub = verbs.add_parser("hub", help="run the hub (hpchub.service)")
     hub.add_argument("--site", type=Path, default=SITE_FILE)
+    batch = verbs.add_parser("batch", help="run a notebook as a batch job with Dask workers, and keep what it gives")
+    add_arguments(batch)
     choice = parser.parse_args(argv)
     try:
-        if choice.verb == "check":
+        if choice.verb == "batch":
+            run(choice)
+        elif choice.verb == "check":
             load(choice.file)
         elif choice.verb == "cull":
             _cull(choice.site)
         else:
             _hub(choice.site)
-    except SettingsError as error:
+    except (BatchError, SettingsError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -19,6 +19,8 @@ ADDRESSES = [
     "security.debian" + ".org",
     "nodesource" + ".com",
 ]
+# They need an MPI library, and are run on the cluster.
+NOT_ON_THE_CONTROLLER = {"dask-mpi", "mpi4py"}
 MACHINE_PATHS = [f"{ROOT / part}/" for part in (".venv", "build", "src", "tests")]
 
 
@@ -61,8 +63,9 @@ def test_hub_and_lab_run_the_same_jupyterhub() -> None:
 @pytest.mark.parametrize("lock", ["hub", "lab", "proxy"])
 def test_unit_tests_run_against_the_versions_that_are_deployed(lock: str) -> None:
     tested = versions("controller")
+    differ = {name for name, found in versions(lock).items() if tested.get(name) != found}
 
-    assert {name: found for name, found in versions(lock).items() if tested.get(name) != found} == {}
+    assert differ - NOT_ON_THE_CONTROLLER == set()
 
 
 def test_no_file_names_a_registry_or_a_place_on_somebodys_machine() -> None:

@@ -234,7 +234,7 @@ def test_after_idling_only_the_labs_job_is_left(
 ) -> None:
     wait_until("only the Lab is left", lambda: [job["name"] for job in jobs("alice")] == ["hpchub"], 60)
     (cell,) = (cell for cell in evidence.notebook["cells"] if cell["id"] == "idle")
-    assert "0 workers left" in "".join(text for output in cell["outputs"] for text in output.get("text", []))
+    assert "0 worker jobs left" in "".join(text for output in cell["outputs"] for text in output.get("text", []))
 
 
 def test_stop_my_server_leaves_no_job(
