@@ -112,6 +112,8 @@ class Reservation:
     projects: frozenset[str] = frozenset()
     denied_projects: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
+    title: str = ""
+    """What it is called, if that is not its name: PBS makes up the names."""
     both: bool = False
     """PBS: with users and groups, one must be in both lists; Slurm has either."""
     queue: str | None = None
@@ -157,8 +159,11 @@ Ask = Callable[[Sequence[str]], Awaitable[str]]
 class Scheduler(Protocol):
     """A batch system. Every method asks once or twice and raises SchedulerUnavailable without an answer."""
 
-    async def jobs(self) -> Mapping[str, JobState]:
-        """All jobs of the hub, of all users, by id, with those that ended a moment ago."""
+    async def jobs(self, job_ids: Collection[str] | None = None) -> Mapping[str, JobState]:
+        """The jobs of the hub, of all users, by id, with those that ended a moment ago.
+
+        Asked about `job_ids`, it may leave out the others.
+        """
 
     async def ended(self, job_ids: Collection[str]) -> Mapping[str, JobState]:
         """What the accounting knows of jobs that are no longer listed."""

@@ -44,6 +44,7 @@ class OfferedReservation:
     name: str
     projects: tuple[str, ...]
     queue: str | None
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ def combine(
             reservation.name,
             tuple(project.name for project in projects if reservation.admits(user, groups, project.name)),
             reservation.queue,
+            reservation.title,
         )
         for reservation in reservations
     )

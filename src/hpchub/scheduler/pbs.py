@@ -71,36 +71,62 @@ ENDS: Mapping[int, str] = {
 }
 
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,253}")
+# Status and words where not one of the jobs asked about is there (pbs_error.h: PBSE_UNKJOBID, PBSE_HISTJOBID).
+_ALL_GONE = re.compile(r"qstat failed with status (153: qstat: Unknown Job Id|35: qstat: \S+ Job has finished)")
 _JOB_ID = re.compile(r"[0-9]{1,18}(\[[0-9]*\])?(\.[A-Za-z0-9.-]{1,100})?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pbs:
     """PBS behind the common interface."""
 
     prefix: str
     ask: Ask
+    history: bool = True
+    """Whether the server keeps jobs that ended (job_history_enable); what it answers tells."""
 
     def _program(self, name: str) -> str:
         return f"{self.prefix.rstrip('/')}/{name}"
 
-    async def jobs(self) -> Mapping[str, JobState]:
-        """One qstat for all jobs; the hub's are picked by their name."""
+    async def _about(self, job_ids: Collection[str]) -> Mapping[str, JobState]:
+        """One qstat, and one request to the server (-E), for these jobs, whatever their names; some may be gone.
+
+        With history (-x) it has those that ended too. A server that keeps none answers that with nothing.
+        """
+        if not job_ids:
+            return {}
+        try:
+            if self.history:
+                text = await self.ask((self._program("qstat"), "-x", "-E", "-f", "-w", *sorted(job_ids)))
+                self.history = bool(text.strip())
+            if not self.history:
+                text = await self.ask((self._program("qstat"), "-E", "-f", "-w", *sorted(job_ids)))
+        except SchedulerUnavailable as error:
+            if _ALL_GONE.search(str(error)):
+                return {}
+            raise
+        return {job_id: _job(job_id, job) for job_id, job in parse_records(text)}
+
+    async def jobs(self, job_ids: Collection[str] | None = None) -> Mapping[str, JobState]:
+        """One qstat for these jobs, else for all of the cluster; then the hub's are picked by their name.
+
+        The poll asks about its own: on a machine with thousands of jobs the whole list is megabytes.
+        """
+        if job_ids is not None:
+            return await self._about(job_ids)
         return parse_jobs(await self.ask((self._program("qstat"), "-f", "-w")))
 
     async def ended(self, job_ids: Collection[str]) -> Mapping[str, JobState]:
-        """One qstat with history (-x); without job history PBS forgets, and then nothing is known."""
-        if not job_ids:
-            return {}
-        return parse_jobs(await self.ask((self._program("qstat"), "-x", "-f", "-w", *sorted(job_ids))))
+        """As `jobs`: what PBS knows of them it has said. Without job history it forgets, and then nothing is known."""
+        return await self._about(job_ids)
 
     async def tags(self, user: str) -> Mapping[str, str]:
-        """One qstat; the tag is the job's variable HPCHUB_TAG."""
-        return parse_tags(await self.ask((self._program("qstat"), "-f", "-w")), user)
+        """One qstat for the user's own jobs; the tag is a job's variable HPCHUB_TAG."""
+        return parse_tags(await self.ask((self._program("qstat"), "-u", user, "-f", "-w")), user)
 
     async def places(self) -> Mapping[str, Place]:
-        """One qstat for all jobs, in the order in which the server keeps them."""
-        return parse_places(await self.ask((self._program("qstat"), "-f", "-w")))
+        """One qstat for a line about each job that does not run, in the order in which the server keeps them."""
+        return parse_places(await self.ask((self._program("qstat"), "-i", "-w")))
 
     async def queues(self) -> Mapping[str, Queue]:
         """qstat -Q for limits and access lists, pbsnodes for what one node has."""
@@ -165,10 +191,9 @@ def parse_tags(text: str, user: str) -> dict[str, str]:
 
 
 def parse_places(text: str) -> dict[str, Place]:
-    """`qstat -f -w`, as the places of the jobs that are queued."""
-    queued = [(job_id, job) for job_id, job in parse_records(text) if job.get("job_state") == "Q"]
-    queued.sort(key=lambda one: one[1].get("queue_rank", "").zfill(20))
-    return places([(job_id, job.get("queue", "")) for job_id, job in queued])
+    """`qstat -i -w`, as the places of the jobs that are queued. What is too long for its column has no place."""
+    rows = [line.split() for line in text.split("\n")]
+    return places([(row[0], row[2]) for row in rows if len(row) >= 10 and row[-2] == "Q" and _JOB_ID.fullmatch(row[0])])
 
 
 def parse_nodes(text: str) -> dict[str, tuple[int, int, int]]:
@@ -218,6 +243,7 @@ def parse_reservations(text: str) -> list[Reservation]:
             Reservation(
                 name=fields.get("queue", block.split()[0].split(".")[0]),
                 active=fields.get("reserve_state") == "RESV_RUNNING",
+                title=fields.get("Reserve_Name", "").replace("NULL", ""),
                 users=frozenset(_plain(name) for name in users if name[0] != "-"),
                 denied_users=frozenset(_plain(name) for name in users if name[0] == "-"),
                 groups=frozenset(_plain(name) for name in groups if name[0] != "-"),

@@ -89,8 +89,8 @@ class Slurm:
     def _program(self, name: str) -> str:
         return f"{self.prefix.rstrip('/')}/{name}"
 
-    async def jobs(self) -> Mapping[str, JobState]:
-        """One squeue for all the hub's jobs, with those that ended within MinJobAge."""
+    async def jobs(self, job_ids: Collection[str] | None = None) -> Mapping[str, JobState]:
+        """One squeue for all the hub's jobs, whichever are asked about, with those that ended within MinJobAge."""
         argv = (self._program("squeue"), "--noheader", "--states=all", f"--name={JOB_NAME}", f"--format={_JOBS_FORMAT}")
         return parse_jobs(await self.ask(argv))
 

@@ -89,7 +89,6 @@ class Watcher:
         self._urgent = False
         self._last_poll = float("-inf")
         self._places: tuple[float, Mapping[str, Place]] = (float("-inf"), {})
-        self._answer: tuple[float, Mapping[str, JobState]] = (float("-inf"), {})
 
     def watch(self, job_id: str, user: str) -> None:
         """Begin to watch a job of this user; a record of another user with the same id does not count."""
@@ -131,15 +130,9 @@ class Watcher:
         self._bucket.take()
 
     async def jobs(self) -> Mapping[str, JobState]:
-        """All jobs with the hub's name, watched or not, in a fresh answer. Raises SchedulerUnavailable."""
-        if self._clock() - self._answer[0] > 2 * self._poll_seconds and not self._watched:  # nobody else asks
-            while (rest := self._bucket.wait()) > 0:
-                await asyncio.sleep(rest)
-            await self.poll()
-        at, jobs = self._answer
-        if self._failures or self._clock() - at > 2 * self._poll_seconds:
-            raise SchedulerUnavailable("the last question about the jobs has no answer yet")
-        return jobs
+        """All jobs with the hub's name, watched or not, asked for now. Raises SchedulerUnavailable."""
+        await self.turn()
+        return await self._scheduler.jobs()
 
     async def locate(self) -> None:
         """Ask for the places in the queues, at most once a minute for all who wait; no answer is no place."""
@@ -195,7 +188,7 @@ class Watcher:
         self._bucket.take()
         before = set(self._watched)  # a job submitted during the question may rightly be missing in its answer
         try:
-            jobs = await self._scheduler.jobs()
+            jobs = await self._scheduler.jobs(before)
         except SchedulerUnavailable as error:
             self._failures += 1
             log.warning("No answer about the jobs (%s in a row): %s", self._failures, error)
@@ -205,7 +198,6 @@ class Watcher:
             log.exception("The answer about the jobs could not be used")
             return
         self._failures = 0
-        self._answer = (self._clock(), jobs)
         answered = time.time()
         LAST_ANSWER.set(answered)
         AGE.set_function(lambda: time.time() - answered)

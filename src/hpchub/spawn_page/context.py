@@ -106,7 +106,7 @@ def view(site: Site, facts: Facts | None, wish: Mapping[str, object], wrong: Map
             (offer.name, f"{offer.name}: {offer.description}" if offer.description else offer.name)
             for offer in facts.offers
         ],
-        "reservations": facts.reservations,
+        "reservations": [(one.name, f"{one.name} {one.title}".strip()) for one in facts.reservations],
         "has_gpus": any(offer.max_gpus for offer in facts.offers),
         "chosen": queues[names.index(values["queue"] if values["queue"] in names else default.name)],
         "values": values,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,9 @@ class FakeScheduler:
     def put(self, job_id: str, phase: Phase, user: str = "alice", **more: object) -> None:
         self.listed[job_id] = JobState(job_id, user, phase, phase.name, **more)
 
-    async def jobs(self) -> dict[str, JobState]:
+    async def jobs(self, job_ids: Collection[str] | None = None) -> dict[str, JobState]:
         self._ask("jobs")
-        return dict(self.listed)
+        return {job_id: job for job_id, job in self.listed.items() if job_ids is None or job_id in job_ids}
 
     async def ended(self, job_ids: list[str]) -> dict[str, JobState]:
         self._ask("ended")

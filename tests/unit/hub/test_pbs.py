@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hpchub.scheduler import Phase, Project, SchedulerUnavailable
+from hpchub.scheduler import Phase, Place, Project, SchedulerUnavailable
 from hpchub.scheduler.pbs import (
     Pbs,
     parse_jobs,
     parse_nodes,
+    parse_places,
     parse_queues,
     parse_records,
     parse_reservations,
@@ -119,7 +120,7 @@ def test_nodes_of_one_queue_count_for_that_queue_alone() -> None:
 
 def test_reservations_admit_whom_they_name_while_they_run() -> None:
     tutorial, group, maintenance = parse_reservations(recorded("pbs_rstat.txt"))
-    assert (tutorial.name, tutorial.active, group.active) == ("R18", True, False)
+    assert (tutorial.name, tutorial.title, tutorial.active, group.active) == ("R18", "tutorial", True, False)
     assert tutorial.admits("alice", (), "climate")
     assert not tutorial.admits("carol", (), "climate")
     running = dataclasses.replace(group, active=True)
@@ -158,6 +159,8 @@ def test_every_question_is_an_argument_list_without_a_shell() -> None:
     async def all_of_them() -> None:
         pbs = Pbs("/opt/pbs/bin/", ask)
         await pbs.jobs()
+        await pbs.jobs({"3.pbs"})
+        await pbs.places()
         await pbs.ended(["12.pbs", "3.pbs"])
         await pbs.tags("alice")
         await pbs.queues()
@@ -165,5 +168,53 @@ def test_every_question_is_an_argument_list_without_a_shell() -> None:
 
     asyncio.run(all_of_them())
     assert ("/opt/pbs/bin/qstat", "-f", "-w") in asked
-    assert ("/opt/pbs/bin/qstat", "-x", "-f", "-w", "12.pbs", "3.pbs") in asked
+    assert ("/opt/pbs/bin/qstat", "-x", "-E", "-f", "-w", "3.pbs") in asked, "the poll asks about its own jobs"
+    assert ("/opt/pbs/bin/qstat", "-u", "alice", "-f", "-w") in asked
+    assert ("/opt/pbs/bin/qstat", "-i", "-w") in asked
+    assert ("/opt/pbs/bin/qstat", "-E", "-f", "-w", "12.pbs", "3.pbs") in asked
     assert ("/opt/pbs/bin/pbs_rstat", "-f") in asked
+
+
+def test_places_are_those_of_the_queue_in_the_servers_order() -> None:
+    text = recorded("qstat-waiting.txt")
+    assert parse_places(text) == {"4.ctl": Place(1, 2), "5.ctl": Place(2, 2)}
+    assert parse_places(text.replace("01:30 Q", "01:30 H")) == {"5.ctl": Place(1, 1)}, "what is held is in nobody's way"
+    assert parse_places(text.replace("4.ctl  ", "a long *")) == {"5.ctl": Place(1, 1)}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "status 153: qstat: Unknown Job Id 999.ctl",
+        "status 35: qstat: 2.ctl Job has finished, use -x or -H to obtain historical job information",
+    ],
+)
+def test_jobs_that_are_all_gone_are_an_answer(message: str) -> None:
+    async def gone(argv: Sequence[str]) -> str:
+        raise SchedulerUnavailable(f"qstat failed with {message}")
+
+    assert asyncio.run(Pbs("/opt/pbs/bin", gone).jobs({"2.ctl"})) == {}
+
+
+def test_a_server_that_does_not_answer_about_jobs_is_no_answer() -> None:
+    async def silent(argv: Sequence[str]) -> str:
+        raise SchedulerUnavailable("qstat failed with status 15: qstat: cannot connect to server ctl (errno=15010)")
+
+    with pytest.raises(SchedulerUnavailable):
+        asyncio.run(Pbs("/opt/pbs/bin", silent).jobs({"2.ctl"}))
+
+
+def test_a_server_that_keeps_no_history_is_asked_for_it_once() -> None:
+    asked: list[Sequence[str]] = []
+
+    async def ask(argv: Sequence[str]) -> str:
+        asked.append(argv)
+        return "" if "-x" in argv else recorded("qstat-jobs.txt")
+
+    async def twice() -> None:
+        pbs = Pbs("/opt/pbs/bin", ask)
+        assert "0.pbs" in await pbs.jobs({"0.pbs"})
+        assert "0.pbs" in await pbs.jobs({"0.pbs"})
+
+    asyncio.run(twice())
+    assert [argv[1] for argv in asked] == ["-x", "-E", "-E"]
