@@ -1,7 +1,7 @@
 """A running container cluster, people who sign in to it, and what is printed when a test fails.
 
-CLUSTER is demo, test or a name of yours with a CLUSTER_PORT; all are the same to the tests. Screenshots stay in
-build/screenshots/$CLUSTER-$SUITE.
+CLUSTER is demo, test or a name of yours with a CLUSTER_PORT; all are the same to the tests. SCHEDULER=pbs says that its
+batch system is PBS. Screenshots stay in build/screenshots/$CLUSTER-$SUITE.
 """
 
 import json
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,16 @@ from testinfra.host import Host
 ROOT = Path(__file__).parents[2]
 CLUSTER = os.environ.get("CLUSTER", "demo")
 PORT = int(os.environ.get("CLUSTER_PORT") or {"demo": 8443}.get(CLUSTER, 9443))
-SCREENSHOTS = ROOT / "build" / "screenshots" / f"{CLUSTER}-{os.environ.get('SUITE', 'trixie')}"
+SCHEDULER = os.environ.get("SCHEDULER", "slurm")
+SUITE = "pbs" if SCHEDULER == "pbs" else os.environ.get("SUITE", "trixie")
+SCREENSHOTS = ROOT / "build" / "screenshots" / f"{CLUSTER}-{SUITE}"
 HOSTS = ("ctl", "login1", "c1", "c2")
-JOB = {"id": "%A", "user": "%u", "project": "%a", "queue": "%P", "state": "%T", "name": "%j", "node": "%N"}
+
+LEFT_OUT: dict[str, str] = {}
+
+# For tests that run a playbook.
+if SCHEDULER == "pbs":
+    os.environ.setdefault("ANSIBLE_INVENTORY", "inventories/demo,inventories/demo-pbs.yml")
 
 # podman as the cluster needs it.
 os.environ["PATH"] = f"{ROOT / 'molecule' / 'bin'}:{os.environ['PATH']}"
@@ -73,27 +81,188 @@ def password() -> Callable[[str], str]:
     return ask
 
 
+# -- the batch system
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only Slurm has, where there is none; `pytest_report_collectionfinish` says so."""
+    if SCHEDULER != "slurm":
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slurm")])
+        LEFT_OUT.update((item.name, mark.args[0]) for item in items if (mark := item.get_closest_marker("slurm")))
+        items[:] = [item for item in items if not item.get_closest_marker("slurm")]
+
+
+def pytest_report_collectionfinish() -> list[str]:
+    """Say what is left out, and why."""
+    return [f"not here: {name}: {reason}" for name, reason in LEFT_OUT.items()]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an administrator types on ctl, with {job} and {node}, and what people read then."""
+
+    last: str
+    """Prints something that changes with every submission."""
+    show: str
+    """All that can be seen of a job."""
+    script: str
+    """Prints a job's script, to root, on the host that has it."""
+    tag: str
+    cancel: str
+    requeue: str
+    """So that it runs again after `again`."""
+    again: str
+    reservation: str
+    """Prints the name of the one called tutorial."""
+    drain: str
+    resume: str
+    die: str
+    """Typed on a node: its daemon dies, and bob's processes."""
+    lose: str
+    """Then."""
+    found: str
+    """When its daemon runs again."""
+    submit: str
+    """Typed by a user on login1, with {tag}; prints the id of a job that sleeps."""
+    unit: str
+    """Of the server on ctl."""
+    unit_on_node: str
+    freeze: str
+    thaw: str
+    log: str
+    """The name of a Lab's log."""
+    cluster: str
+    """The class that the notebook has."""
+    asked: dict[str, str]
+    """What `show` prints for 90 minutes, 2 cores and 6 GiB."""
+    drained: str
+    """Why a job waits while all nodes are drained."""
+
+
+SLURM = Batch(
+    last="scontrol show config | grep NEXT_JOB_ID",
+    show="scontrol show -d job {job}; sacct -j {job} --format=ALL -P; squeue -o '%all'",
+    script="scontrol write batch_script {job} -",
+    tag="squeue --noheader --jobs={job} --format=%k",
+    cancel="scancel {job}",
+    requeue="scontrol update JobId={job} Requeue=1 && scontrol requeue {job}",
+    again="scontrol update JobId={job} StartTime=now",
+    reservation="scontrol --oneliner show reservation tutorial | grep -o tutorial | head -n 1",
+    drain="scontrol update NodeName=c1,c2 State=DRAIN Reason=test",
+    resume="scontrol update NodeName=c1,c2 State=RESUME",
+    die="systemctl kill --signal=KILL slurmd; systemctl stop slurmd; pkill -KILL -u bob || true",
+    lose="scontrol update NodeName={node} State=DOWN Reason=test",
+    found="scontrol update NodeName={node} State=RESUME || true",
+    submit="sbatch --parsable --job-name=hpchub --account=climate --partition=interactive --time=10 --chdir=/tmp"
+    " --output=/dev/null --wrap='sleep 300' --comment={tag}",
+    unit="slurmctld",
+    unit_on_node="slurmd",
+    freeze="systemctl kill --signal=STOP slurmctld",
+    thaw="systemctl kill --signal=CONT slurmctld",
+    log="lab-{job}.log",
+    cluster="SLURMCluster",
+    asked={"TimeLimit": "01:30:00", "NumCPUs": "2", "MinMemoryNode": "6G"},
+    drained="The nodes it needs are reserved or down",
+)
+PBS = Batch(
+    last="/opt/pbs/bin/qstat -x | wc -l",
+    show="/opt/pbs/bin/qstat -x -f {job}; /opt/pbs/bin/qstat -f; /opt/pbs/bin/tracejob {job}",
+    script="runuser -u postgres -- psql -w -p 15007 -d pbs_datastore -At"
+    " -c \"select script from pbs.job_scr where ji_jobid = '{job}'\"",
+    tag="/opt/pbs/bin/qstat -f -w {job} | grep -o 'HPCHUB_TAG=[^,]*' | cut -d= -f2",
+    cancel="/opt/pbs/bin/qdel {job}",
+    requeue="/opt/pbs/bin/qalter -ry {job} && /opt/pbs/bin/qrerun {job}",
+    again="true",
+    reservation="/opt/pbs/bin/pbs_rstat -f | grep -A 12 'Resv ID' | sed -n 's/^queue = //p'",
+    drain="/opt/pbs/bin/pbsnodes -o c1 c2",
+    resume="/opt/pbs/bin/pbsnodes -r c1 c2",
+    die="pkill -KILL pbs_mom; pkill -KILL -u bob || true",
+    lose="true",
+    found="true",
+    submit="/opt/pbs/bin/qsub -N hpchub -A climate -q interactive -l walltime=600 -j oe -o /dev/null"
+    " -v HPCHUB_TAG={tag} -- /bin/sleep 300",
+    unit="pbs",
+    unit_on_node="pbs",
+    freeze="pkill --signal STOP pbs_server",
+    thaw="pkill --signal CONT pbs_server",
+    log="{job}.OU",
+    cluster="PBSCluster",
+    asked={
+        "Resource_List.walltime": "01:30:00",
+        "Resource_List.ncpus": "2",
+        "Resource_List.mem": "6144mb",
+        "euser": "alice",
+    },
+    drained="It waits for free nodes",
+)
+
+
+@pytest.fixture(scope="session")
+def batch() -> Batch:
+    """The batch system of the cluster."""
+    return {"slurm": SLURM, "pbs": PBS}[SCHEDULER]
+
+
+JOB = {"id": "%A", "user": "%u", "project": "%a", "queue": "%P", "state": "%T", "name": "%j", "node": "%N"}
+PBS_STATES = {"Q": "PENDING", "H": "PENDING", "W": "PENDING", "R": "RUNNING", "S": "SUSPENDED", "E": "COMPLETING"}
+
+
+def slurm_jobs(run: Callable[[str, str], str], user: str) -> list[dict[str, str]]:
+    """Jobs by squeue."""
+    lines = run("ctl", f"squeue --noheader --user={user} --sort=i --format='{'|'.join(JOB.values())}'").splitlines()
+    return [dict(zip(JOB, line.split("|"), strict=True)) for line in lines]
+
+
+def pbs_jobs(run: Callable[[str, str], str], user: str) -> list[dict[str, str]]:
+    """Jobs by qstat, in Slurm's words."""
+    found = json.loads(run("ctl", "/opt/pbs/bin/qstat -f -F json"), strict=False).get("Jobs", {})
+    return [
+        {
+            "id": number,
+            "user": user,
+            "project": job.get("Account_Name", ""),
+            "queue": job["queue"],
+            "state": PBS_STATES.get(job["job_state"], job["job_state"]),
+            "name": job["Job_Name"],
+            "node": job.get("exec_host", "").split("/")[0],
+        }
+        for number, job in sorted(found.items(), key=lambda one: int(one[0].split(".")[0]))
+        if job["Job_Owner"].split("@")[0] == user
+    ]
+
+
 @pytest.fixture(scope="session")
 def jobs(run: Callable[[str, str], str]) -> Callable[[str], list[dict[str, str]]]:
-    """The jobs of a user in the queue, oldest first, as Slurm sees them."""
+    """The jobs of a user in the queue, oldest first, as the batch system sees them."""
+    ask = {"slurm": slurm_jobs, "pbs": pbs_jobs}[SCHEDULER]
+    return lambda user: ask(run, user)
 
-    def queue(user: str) -> list[dict[str, str]]:
-        lines = run("ctl", f"squeue --noheader --user={user} --sort=i --format='{'|'.join(JOB.values())}'").splitlines()
-        return [dict(zip(JOB, line.split("|"), strict=True)) for line in lines]
 
-    return queue
+@pytest.fixture(scope="session")
+def order(host: Callable[[str], Host], batch: Batch) -> Callable[[str], dict[str, Any]]:
+    """What a Lab's script carries, which root and its user alone can see."""
+
+    def read(job: str) -> dict[str, Any]:
+        texts = [str(host(name).run(batch.script.format(job=job)).stdout) for name in ("ctl", "c1", "c2")]
+        line = next(line for text in texts for line in text.splitlines() if line.startswith("{"))
+        carried: dict[str, Any] = json.loads(line)
+        return carried
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def reservation(run: Callable[[str, str], str], batch: Batch) -> str:
+    """By what the batch system knows alice's reservation, which is called tutorial."""
+    return run("ctl", batch.reservation)
 
 
 @pytest.fixture
-def nothing_submitted(run: Callable[[str, str], str]) -> Iterator[None]:
+def nothing_submitted(run: Callable[[str, str], str], batch: Batch) -> Iterator[None]:
     """Fail if the test has submitted a job, even one that is over already."""
-
-    def last() -> str:
-        return run("ctl", "scontrol show config | grep NEXT_JOB_ID")
-
-    before = last()
+    before = run("ctl", batch.last)
     yield
-    assert last() == before, "a job was submitted"
+    assert run("ctl", batch.last) == before, "a job was submitted"
 
 
 # -- the browser
@@ -279,10 +448,15 @@ DIAGNOSES = {
         "journalctl --no-pager --lines=60 --output=short-iso --since=-3min"
         " -u hpchub -u hpchub-proxy -u 'hpchub-login@*' -u hpchub-login.socket",
     ),
-    "jobs": ("ctl", "squeue --long; sacct --allusers --allocations --starttime=now-10minutes"),
+    "jobs": (
+        "ctl",
+        "/opt/pbs/bin/qstat -x -f -w | tail -n 200; /opt/pbs/bin/pbsnodes -a"
+        if SCHEDULER == "pbs"
+        else "squeue --long; sacct --allusers --allocations --starttime=now-10minutes",
+    ),
     "log of the newest job": (
         "login1",
-        "f=$(ls -t /home/*/.local/state/hpchub/*.log 2>/dev/null | head -1); echo $f; tail -n 40 $f",
+        "f=$(ls -t /home/*/.local/state/hpchub/*.[lO]* 2>/dev/null | head -1); echo $f; tail -n 40 $f",
     ),
 }
 

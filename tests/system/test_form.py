@@ -38,11 +38,14 @@ def message(page: Page, name: str) -> str:
     return " ".join(page.locator(f"[id='{one}']").inner_text() for one in described)
 
 
-def test_alice_sees_exactly_her_projects_the_queues_and_her_reservation(form: Callable[[str], Page]) -> None:
+def test_alice_sees_exactly_her_projects_the_queues_and_her_reservation(
+    form: Callable[[str], Page], reservation: str
+) -> None:
     page = form("alice")
     assert offered(page, "project") == {"climate", "ocean"}
     assert offered(page, "queue") == {"interactive", "regular", "gpu"}
-    assert offered(page, "reservation") == {"tutorial"}
+    assert offered(page, "reservation") == {reservation}
+    assert "tutorial" in page.locator("select[name=reservation]").inner_text()
 
 
 def test_bob_sees_his_one_project_and_no_reservation(form: Callable[[str], Page]) -> None:
@@ -126,11 +129,11 @@ def test_rest_refuses_what_the_form_refuses_in_the_same_words(api: Api, wish: di
     assert words in answer["message"]
 
 
-def test_bob_may_not_use_alices_project_or_reservation(api: Api) -> None:
+def test_bob_may_not_use_alices_project_or_reservation(api: Api, reservation: str) -> None:
     status, answer = api("bob", "POST", "/users/bob/server", {"user_options": {"project": "ocean"}})
     assert (status, "'ocean' is not one of your projects" in answer["message"]) == (400, True)
-    status, answer = api("bob", "POST", "/users/bob/server", {"user_options": {"reservation": "tutorial"}})
-    assert (status, "'tutorial' is not a reservation that you may use" in answer["message"]) == (400, True)
+    status, answer = api("bob", "POST", "/users/bob/server", {"user_options": {"reservation": reservation}})
+    assert (status, f"'{reservation}' is not a reservation that you may use" in answer["message"]) == (400, True)
 
 
 def test_bob_may_not_start_or_stop_for_alice(api: Api) -> None:

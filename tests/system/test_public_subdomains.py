@@ -38,7 +38,7 @@ cat own.pem ca.pem >chain.pem"""
 def configure(*arguments: str) -> None:
     """Run site.yml as a site does after it edited its inventory."""
     done = subprocess.run(
-        ["ansible-playbook", "-i", "inventories/demo", "site.yml", "--tags", "configure", *arguments],
+        ["ansible-playbook", "site.yml", "--tags", "configure", *arguments],
         cwd=ROOT, env=os.environ, text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

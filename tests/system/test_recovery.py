@@ -70,10 +70,11 @@ def state(api: Api) -> Callable[[str], dict[str, Any]]:
     return ask
 
 
-def test_while_slurmctld_is_down_the_lab_stays_and_the_form_says_so(
+def test_while_the_batch_system_is_down_the_lab_stays_and_the_form_says_so(
     lab: Callable[[str], str],
     signed_in: Callable[[str], BrowserContext],
     run: Run,
+    batch: Any,
     jobs: Jobs,
     state: Callable[[str], dict[str, Any]],
     repair: Callable[[str, str], None],
@@ -81,8 +82,8 @@ def test_while_slurmctld_is_down_the_lab_stays_and_the_form_says_so(
 ) -> None:
     number = lab("alice")
     request = signed_in("alice").request
-    repair("ctl", "systemctl start slurmctld")
-    run("ctl", "systemctl stop slurmctld")
+    repair("ctl", f"systemctl start {batch.unit}")
+    run("ctl", f"systemctl stop {batch.unit}")
     broken = time.monotonic()
     while time.monotonic() - broken < OUTAGE_SECONDS:
         assert request.get("/user/alice/api/status").ok
@@ -92,13 +93,14 @@ def test_while_slurmctld_is_down_the_lab_stays_and_the_form_says_so(
     page.goto("/hub/spawn")
     expect(page.locator("#hpchub-notice, [name=project]").first).to_be_visible()
     page.close()
-    run("ctl", "systemctl start slurmctld")
-    wait_until("slurmctld answers", lambda: number in [job["id"] for job in jobs("alice")], 60)
+    run("ctl", f"systemctl start {batch.unit}")
+    wait_until("it answers", lambda: number in [job["id"] for job in jobs("alice")], 60)
     time.sleep(15)  # a poll or two
     assert state("alice")["ready"]
     assert [job["id"] for job in jobs("alice") if job["name"] == "hpchub"] == [number]
 
 
+@pytest.mark.slurm("PBS has no accounting daemon")
 def test_while_slurmdbd_is_down_the_lab_stays(
     lab: Callable[[str], str],
     signed_in: Callable[[str], BrowserContext],
@@ -114,6 +116,7 @@ def test_while_slurmdbd_is_down_the_lab_stays(
     assert signed_in("alice").request.get("/user/alice/api/status").ok
 
 
+@pytest.mark.slurm("PBS does without munge as built by default")
 def test_while_munge_is_down_on_the_login_node_nothing_is_dropped_and_a_start_is_refused_in_words(
     lab: Callable[[str], str],
     api: Api,
@@ -139,12 +142,13 @@ def test_a_job_that_is_cancelled_from_outside_ends_the_session_and_the_page_says
     bob: Callable[[], str],
     signed_in: Callable[[str], BrowserContext],
     run: Run,
+    batch: Any,
     state: Callable[[str], dict[str, Any]],
     wait_until: Wait,
 ) -> None:
     number = bob()
     wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
-    run("ctl", f"scancel {number}")
+    run("ctl", batch.cancel.format(job=number))
     wait_until("the hub has noticed", lambda: not state("bob"), 60)
     page = signed_in("bob").new_page()
     page.goto("/user/bob/lab")
@@ -156,6 +160,7 @@ def test_a_node_that_fails_under_a_lab_ends_the_session_and_the_page_says_so(
     bob: Callable[[], str],
     signed_in: Callable[[str], BrowserContext],
     run: Run,
+    batch: Any,
     jobs: Jobs,
     state: Callable[[str], dict[str, Any]],
     repair: Callable[[str, str], None],
@@ -164,10 +169,10 @@ def test_a_node_that_fails_under_a_lab_ends_the_session_and_the_page_says_so(
     number = bob()
     wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
     node = next(job["node"] for job in jobs("bob") if job["id"] == number)
-    repair("ctl", f"scontrol update NodeName={node} State=RESUME || true")
-    repair(node, "systemctl start slurmd")
-    run(node, "systemctl kill --signal=KILL slurmd; systemctl stop slurmd; pkill -KILL -u bob || true")
-    run("ctl", f"scontrol update NodeName={node} State=DOWN Reason=test")
+    repair("ctl", batch.found.format(node=node))
+    repair(node, f"systemctl start {batch.unit_on_node}")
+    run(node, batch.die)
+    run("ctl", batch.lose.format(node=node))
     wait_until("the hub has noticed", lambda: not state("bob"), 90)
     page = signed_in("bob").new_page()
     page.goto("/user/bob/lab")
@@ -179,19 +184,20 @@ def test_a_requeued_job_becomes_the_same_server_again(
     bob: Callable[[], str],
     signed_in: Callable[[str], BrowserContext],
     run: Run,
+    batch: Any,
     jobs: Jobs,
     state: Callable[[str], dict[str, Any]],
     wait_until: Wait,
 ) -> None:
     number = bob()
     wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
-    run("ctl", f"scontrol update JobId={number} Requeue=1 && scontrol requeue {number}")
+    run("ctl", batch.requeue.format(job=number))
     wait_until("the page says that it waits", lambda: state("bob").get("pending") == "spawn", 60)
     page = signed_in("bob").new_page()
     page.goto("/user/bob/lab")
     expect(page.locator("#hpchub-pending")).to_contain_text(number)
     page.close()
-    run("ctl", f"scontrol update JobId={number} StartTime=now")
+    run("ctl", batch.again.format(job=number))
     wait_until("bob's Lab is ready again", lambda: state("bob").get("ready"), 90)
     page = signed_in("bob").new_page()
     page.goto("/user/bob/lab")
@@ -204,6 +210,7 @@ def test_a_requeued_job_becomes_the_same_server_again(
 def test_a_hub_that_is_killed_finds_its_one_job_again(
     moment: str,
     run: Run,
+    batch: Any,
     jobs: Jobs,
     bob: Callable[[], str],
     state: Callable[[str], dict[str, Any]],
@@ -212,8 +219,8 @@ def test_a_hub_that_is_killed_finds_its_one_job_again(
     wait_until: Wait,
 ) -> None:
     if moment == "pending":
-        repair("ctl", "scontrol update NodeName=c1,c2 State=RESUME || true")
-        run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+        repair("ctl", f"{batch.resume} || true")
+        run("ctl", batch.drain)
     number = bob()
     if moment == "starting":
         wait_until("the job runs", lambda: [job["state"] for job in jobs("bob")] == ["RUNNING"])
@@ -223,7 +230,7 @@ def test_a_hub_that_is_killed_finds_its_one_job_again(
     healthy()
     if moment == "pending":
         assert state("bob")["pending"] == "spawn"
-        run("ctl", "scontrol update NodeName=c1,c2 State=RESUME")
+        run("ctl", batch.resume)
     wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
     assert [job["id"] for job in jobs("bob")] == [number]
 
@@ -232,6 +239,7 @@ def test_a_hub_that_is_killed_while_it_submits_has_one_job_or_none_but_never_one
     api: Api,
     signed_in: Callable[[str], BrowserContext],
     run: Run,
+    batch: Any,
     jobs: Jobs,
     state: Callable[[str], dict[str, Any]],
     repair: Callable[[str, str], None],
@@ -239,11 +247,11 @@ def test_a_hub_that_is_killed_while_it_submits_has_one_job_or_none_but_never_one
     wait_until: Wait,
 ) -> None:
     assert signed_in("bob").request.get("/hub/spawn").ok  # the form's facts are fresh now
-    repair("ctl", "systemctl kill --signal=CONT slurmctld")
-    run("ctl", "systemctl kill --signal=STOP slurmctld")
+    repair("ctl", batch.thaw)
+    run("ctl", batch.freeze)
     api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate", "walltime": "00:30"}})
     run("login1", "systemctl kill --signal=KILL hpchub")
-    run("ctl", "systemctl kill --signal=CONT slurmctld")
+    run("ctl", batch.thaw)
     run("login1", "systemctl start hpchub")
     healthy()
     try:
@@ -258,6 +266,7 @@ def test_a_hub_that_is_killed_while_it_submits_has_one_job_or_none_but_never_one
 def test_a_job_of_this_hub_that_its_database_has_lost_is_cancelled_and_no_other_is(
     lab: Callable[[str], str],
     run: Run,
+    batch: Any,
     jobs: Jobs,
     state: Callable[[str], dict[str, Any]],
     repair: Callable[[str, str], None],
@@ -265,16 +274,17 @@ def test_a_job_of_this_hub_that_its_database_has_lost_is_cancelled_and_no_other_
     wait_until: Wait,
 ) -> None:
     number = lab("alice")
-    tag = run("ctl", f"squeue --noheader --jobs={number} --format=%k")
+    tag = run("ctl", batch.tag.format(job=number))
     ours, nonce = tag.rsplit(":", 1)
-    submit = (
-        "sbatch --parsable --job-name=hpchub --account=climate --partition=interactive --time=10 --chdir=/tmp"
-        " --output=/dev/null --wrap='sleep 300'"
-    )
-    lost = run("login1", f'su alice -c "{submit} --comment={ours}:{"0" * len(nonce)}"')
-    other = run("login1", f'su alice -c "{submit} --comment=other:00000000:alice::{nonce}"')
-    forged = run("login1", f'su bob -c "{submit} --comment={ours}:{"1" * len(nonce)}"')
-    repair("ctl", f"scancel {lost} {other} {forged}")
+
+    def submit(user: str, tag: str) -> str:
+        number = run("login1", f'cd /tmp && su {user} -c "{batch.submit.format(tag=tag)}"')
+        repair("ctl", f"{batch.cancel.format(job=number)} || true")
+        return number
+
+    lost = submit("alice", f"{ours}:{'0' * len(nonce)}")
+    other = submit("alice", f"other:00000000:alice::{nonce}")
+    forged = submit("bob", f"{ours}:{'1' * len(nonce)}")
     assert {number, lost, other} <= {job["id"] for job in jobs("alice")}
     repair(
         "login1", "sed -i 's/orphan_minutes: 1$/orphan_minutes: 10/' /etc/hpchub/site.yml && systemctl restart hpchub"
@@ -306,7 +316,7 @@ def test_a_node_without_the_shared_software_is_named_as_the_reason_with_the_end_
     start(page)
     words = page.locator("#hpchub-failed, #hpchub-error").first
     expect(words).to_contain_text("Its node cannot see JupyterLab's software.", timeout=60_000)
-    expect(words).to_contain_text("/home/bob/.local/state/hpchub/lab-")
+    expect(words).to_contain_text("/home/bob/.local/state/hpchub/")
     log = page.locator("#hpchub-log pre")
     expect(log).to_be_hidden()
     page.locator("#hpchub-log summary").click()
@@ -322,19 +332,20 @@ def test_who_waits_reads_why_with_and_without_javascript_may_be_told_and_can_giv
     choose: Callable[..., None],
     start: Callable[[Page], None],
     run: Run,
+    batch: Any,
     jobs: Jobs,
     repair: Callable[[str, str], None],
     shot: Callable[[Page, str], None],
     wait_until: Wait,
 ) -> None:
-    repair("ctl", "scontrol update NodeName=c1,c2 State=RESUME || true")
-    run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+    repair("ctl", f"{batch.resume} || true")
+    run("ctl", batch.drain)
     page = signed_in("bob").new_page()
     page.goto("/hub/spawn")
     choose(page, project="climate", queue="interactive", walltime="00:30")
     start(page)
     pending = page.locator("#hpchub-pending")
-    expect(pending).to_contain_text("The nodes it needs are reserved or down", timeout=60_000)
+    expect(pending).to_contain_text(batch.drained, timeout=60_000)
     expect(pending.locator("[data-show=job]")).to_have_text(jobs("bob")[-1]["id"])
     expect(pending.locator("[data-show=place]")).to_have_text("1 of 1", timeout=60_000)
     expect(page).to_have_title(re.compile("Waiting in the queue"))
@@ -351,7 +362,7 @@ def test_who_waits_reads_why_with_and_without_javascript_may_be_told_and_can_giv
     )
     page = plain.new_page()
     page.goto(address)
-    expect(page.locator("#hpchub-pending")).to_contain_text("The nodes it needs are reserved or down")
+    expect(page.locator("#hpchub-pending")).to_contain_text(batch.drained)
     page.get_by_role("button", name="Cancel").click()
     wait_until("bob's job is gone", lambda: jobs("bob") == [], 60)
     plain.close()

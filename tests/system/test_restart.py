@@ -48,10 +48,10 @@ def test_a_restart_of_the_hub_keeps_the_running_lab_and_its_route(
 
 
 def test_a_job_that_waits_while_the_hub_restarts_still_becomes_a_lab(
-    api: Api, run: Run, jobs: Jobs, wait_until: Callable[..., None], healthy: Callable[[], None]
+    api: Api, run: Run, jobs: Jobs, batch: Any, wait_until: Callable[..., None], healthy: Callable[[], None]
 ) -> None:
     others = [job["id"] for job in jobs("bob")]
-    run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+    run("ctl", batch.drain)
     try:
         assert api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})[0] in (201, 202)
         waiting = jobs("bob")[-1]
@@ -59,7 +59,7 @@ def test_a_job_that_waits_while_the_hub_restarts_still_becomes_a_lab(
         run("login1", "systemctl restart hpchub")
         healthy()
     finally:
-        run("ctl", "scontrol update NodeName=c1,c2 State=RESUME")
+        run("ctl", batch.resume)
     try:
         wait_until(
             "bob's Lab is ready", lambda: api("bob", "GET", "/users/bob")[1]["servers"].get("", {}).get("ready"), 90

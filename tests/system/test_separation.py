@@ -23,11 +23,9 @@ def job(lab: Callable[[str], str], jobs: Jobs) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def script(job: dict[str, str], run: Run) -> dict[str, Any]:
+def script(job: dict[str, str], order: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     """What only root and alice can see: the order that the job's script carries."""
-    text = run("ctl", f"scontrol write batch_script {job['id']} -")
-    order: dict[str, Any] = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
-    return order
+    return order(job["id"])
 
 
 @pytest.fixture(scope="module")
@@ -140,21 +138,26 @@ def test_no_secret_is_in_an_argument_or_an_environment(machine: str, secrets: li
     assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
 
 
-def test_no_secret_is_in_what_slurm_shows_of_the_job(job: dict[str, str], secrets: list[str], run: Run) -> None:
-    seen = run("ctl", f"scontrol show -d job {job['id']}; sacct -j {job['id']} --format=ALL -P; squeue -o '%all'")
+def test_no_secret_is_in_what_the_batch_system_shows_of_the_job(
+    job: dict[str, str], secrets: list[str], batch: Any, run: Run
+) -> None:
+    seen = run("ctl", batch.show.format(job=job["id"]))
+    assert job["id"] in seen
     assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
 
 
 @pytest.mark.parametrize("machine", ["ctl", *MACHINES])
 def test_no_secret_is_in_a_journal_or_a_log(machine: str, secrets: list[str], run: Run) -> None:
-    seen = run(machine, "journalctl --no-pager --output=cat; cat /var/log/slurm/* 2>/dev/null || true")
+    seen = run(
+        machine, "journalctl --no-pager --output=cat; cat /var/log/slurm/* /var/spool/pbs/*_logs/* 2>/dev/null || true"
+    )
     assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
 
 
 def test_no_secret_is_in_the_labs_log_or_in_a_file_of_alices_home(
-    job: dict[str, str], secrets: list[str], run: Run
+    job: dict[str, str], secrets: list[str], batch: Any, run: Run
 ) -> None:
-    assert "hpchub" in run("login1", f"ls /home/alice/.local/state/hpchub/lab-{job['id']}.log")
+    assert "hpchub" in run("login1", f"ls /home/alice/.local/state/hpchub/{batch.log.format(job=job['id'])}")
     for secret in secrets:
         assert run("login1", f"grep -rlF -e '{secret}' /home/alice || true") == ""
 
@@ -173,16 +176,18 @@ def test_alices_kernels_and_terminals_do_not_inherit_the_token(
     assert re.findall(r"^JUPYTERHUB_API_TOKEN=.+", seen, re.MULTILINE) == []
 
 
-def test_bob_cannot_read_alices_token(job: dict[str, str], secrets: list[str], host: Callable[[str], Host]) -> None:
+def test_bob_cannot_read_alices_token(
+    job: dict[str, str], secrets: list[str], batch: Any, host: Callable[[str], Host]
+) -> None:
     node = host(job["node"])
     pids = node.run("pgrep -u alice").stdout.split()
     assert pids
     for pid in pids:
         for name in ("environ", "fd/0", "mem", "maps"):
             assert node.run(f"runuser -u bob -- head -c 1 /proc/{pid}/{name}").rc != 0
-    attempts = f"scontrol write batch_script {job['id']} -; scontrol show -d job {job['id']}; ps axeww; "
-    attempts += "cat /home/alice/.local/state/hpchub/* /var/lib/slurm/slurmd/*/*"
-    seen = node.run(f"runuser -u bob -- sh -c '{attempts}'").stdout
+    attempts = f"{batch.script.format(job=job['id'])}; {batch.show.format(job=job['id'])}; ps axeww; "
+    attempts += "cat /home/alice/.local/state/hpchub/* /var/lib/slurm/slurmd/*/* /var/spool/pbs/*/jobs/*"
+    seen = node.run(f"runuser -u bob -- sh -c {shlex.quote(attempts)}").stdout
     assert [secret[:6] + "..." for secret in secrets if secret in seen] == []
 
 
@@ -201,20 +206,23 @@ def test_batchspawners_own_callback_is_gone(api: Callable[..., tuple[int, Any]])
 
 @pytest.fixture(scope="module")
 def starting(
-    api: Callable[..., tuple[int, Any]], run: Run, jobs: Jobs, wait_until: Callable[..., None]
+    api: Callable[..., tuple[int, Any]],
+    run: Run,
+    jobs: Jobs,
+    batch: Any,
+    order: Callable[[str], dict[str, Any]],
+    wait_until: Callable[..., None],
 ) -> Iterator[str]:
     """A job of bob that waits in the queue, so that its start is pending; gives its token."""
     others = len(jobs("bob"))
-    run("ctl", "scontrol update NodeName=c1,c2 State=DRAIN Reason=test")
+    run("ctl", batch.drain)
     try:
         status, _ = api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})
         assert status in (201, 202)
-        text = run("ctl", f"scontrol write batch_script {jobs('bob')[-1]['id']} -")
-        order = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
-        yield order["environment"]["JUPYTERHUB_API_TOKEN"]
+        yield order(jobs("bob")[-1]["id"])["environment"]["JUPYTERHUB_API_TOKEN"]
     finally:
         api("bob", "DELETE", "/users/bob/server")
-        run("ctl", "scontrol update NodeName=c1,c2 State=RESUME")
+        run("ctl", batch.resume)
         wait_until("bob's job is gone", lambda: len(jobs("bob")) == others, 60)
 
 

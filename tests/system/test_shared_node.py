@@ -192,7 +192,7 @@ def test_bob_cannot_connect_to_her_kernels(
 
 READ = """{{
 ps axeww; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'
-scontrol show -d job {job}; scontrol write batch_script {job} -; sacct -j {job} --format=ALL -P
+{show}; {script}
 journalctl --no-pager --output=cat
 find /var/spool /var/lib/slurm /var/log /run /tmp /dev/shm /etc/hpchub /opt/hpchub/etc /home/alice \\
     -type f -size -1024k -exec cat {{}} +
@@ -202,15 +202,21 @@ find /var/spool /var/lib/slurm /var/log /run /tmp /dev/shm /etc/hpchub /opt/hpch
 
 @pytest.mark.parametrize("machine", NODES)
 def test_bob_reads_no_token_and_no_key(
-    machine: str, node: str, clusters: list[int], lab: Callable[[str], str], run: Run, host: Callable[[str], Host]
+    machine: str,
+    node: str,
+    clusters: list[int],
+    lab: Callable[[str], str],
+    batch: Any,
+    order: Callable[[str], dict[str, Any]],
+    run: Run,
+    host: Callable[[str], Host],
 ) -> None:
-    script = run("ctl", f"scontrol write batch_script {lab('alice')} -")
-    order: dict[str, Any] = json.loads(next(line for line in script.splitlines() if line.startswith("{")))
+    job = lab("alice")
     key = run(node, "cat /home/alice/.local/share/hpchub/dask/keys/*/key.pem").splitlines()[1]
-    words = shlex.quote(READ.format(job=lab("alice")))
+    words = shlex.quote(READ.format(show=batch.show.format(job=job), script=batch.script.format(job=job)))
     as_root = host(machine).run(f"bash -c {words}").stdout
     as_bob = host(machine).run(f"runuser -u bob -- bash -c {words}").stdout
-    for secret in (order["environment"]["JUPYTERHUB_API_TOKEN"], key):
+    for secret in (order(job)["environment"]["JUPYTERHUB_API_TOKEN"], key):
         assert secret in as_root
         assert secret not in as_bob
     assert len(as_bob) > 1000

@@ -134,7 +134,7 @@ def playbook(url: str, **variables: Any) -> subprocess.CompletedProcess[str]:
     """What a site does after it has edited its inventory; of the roles, the one that it concerns."""
     port = str(urllib.parse.urlsplit(url).port)
     others = "singleuser,dask_site,jupyterhub_proxy,jupyterhub_spawner"
-    arguments = ["--inventory=inventories/demo", "site.yml", "--tags=configure", f"--skip-tags={others}"]
+    arguments = ["site.yml", "--tags=configure", f"--skip-tags={others}"]
     return subprocess.run(
         ["ansible-playbook", *arguments, "--extra-vars", json.dumps(variables)],
         cwd=ROOT,

@@ -88,7 +88,7 @@ def test_the_proxys_certificate_opens_a_lab_no_further_than_the_login(
 def kept(job: dict[str, str], run: Run) -> str:
     """Where alice's Lab has its key, on its node."""
     # A node that failed may keep the directory of an earlier one.
-    found = "find /tmp -maxdepth 2 -name tls.key -user alice -printf '%T@ %h\\n'"
+    found = "find /tmp /var/tmp -maxdepth 3 -name tls.key -user alice -printf '%T@ %h\\n'"
     (directory,) = run(job["node"], f"{found} | sort -n | tail -n 1 | cut -d' ' -f2").split()
     return directory
 
