@@ -126,7 +126,8 @@ class Batch:
     """Typed by a user on login1, with {tag}; prints the id of a job that sleeps."""
     unit: str
     """Of the server on ctl."""
-    unit_on_node: str
+    revive: str
+    """Typed on a node whose daemon has died."""
     freeze: str
     thaw: str
     log: str
@@ -156,7 +157,7 @@ SLURM = Batch(
     submit="sbatch --parsable --job-name=hpchub --account=climate --partition=interactive --time=10 --chdir=/tmp"
     " --output=/dev/null --wrap='sleep 300' --comment={tag}",
     unit="slurmctld",
-    unit_on_node="slurmd",
+    revive="systemctl start slurmd",
     freeze="systemctl kill --signal=STOP slurmctld",
     thaw="systemctl kill --signal=CONT slurmctld",
     log="lab-{job}.log",
@@ -169,7 +170,7 @@ PBS = Batch(
     show="/opt/pbs/bin/qstat -x -f {job}; /opt/pbs/bin/qstat -f; /opt/pbs/bin/tracejob {job}",
     script="runuser -u postgres -- psql -w -p 15007 -d pbs_datastore -At"
     " -c \"select script from pbs.job_scr where ji_jobid = '{job}'\"",
-    tag="/opt/pbs/bin/qstat -f -w {job} | grep -o 'HPCHUB_TAG=[^,]*' | cut -d= -f2",
+    tag="/opt/pbs/bin/qstat -f -w {job} | sed -n 's/.*Variable_List.*HPCHUB_TAG=\\([^,]*\\).*/\\1/p'",
     cancel="/opt/pbs/bin/qdel {job}",
     requeue="/opt/pbs/bin/qalter -ry {job} && /opt/pbs/bin/qrerun {job}",
     again="true",
@@ -182,7 +183,7 @@ PBS = Batch(
     submit="/opt/pbs/bin/qsub -N hpchub -A climate -q interactive -l walltime=600 -j oe -o /dev/null"
     " -v HPCHUB_TAG={tag} -- /bin/sleep 300",
     unit="pbs",
-    unit_on_node="pbs",
+    revive="systemctl restart pbs",
     freeze="pkill --signal STOP pbs_server",
     thaw="pkill --signal CONT pbs_server",
     log="{job}.OU",

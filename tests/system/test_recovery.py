@@ -170,7 +170,7 @@ def test_a_node_that_fails_under_a_lab_ends_the_session_and_the_page_says_so(
     wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
     node = next(job["node"] for job in jobs("bob") if job["id"] == number)
     repair("ctl", batch.found.format(node=node))
-    repair(node, f"systemctl start {batch.unit_on_node}")
+    repair(node, batch.revive)
     run(node, batch.die)
     run("ctl", batch.lose.format(node=node))
     wait_until("the hub has noticed", lambda: not state("bob"), 90)
