@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from hpchub.batch import BatchError, add_arguments, run
@@ -25,10 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     hub.add_argument("--site", type=Path, default=SITE_FILE)
     batch = verbs.add_parser("batch", help="run a notebook as a batch job with Dask workers, and keep what it gives")
     add_arguments(batch)
+    if find_spec("distributed"):  # a Lab's environment, not the hub's
+        _dask(verbs)
     choice = parser.parse_args(argv)
     try:
         if choice.verb == "batch":
             run(choice)
+        elif choice.verb == "dask":
+            from hpchub.lab import dask_cli
+
+            return dask_cli.main(choice)
         elif choice.verb == "check":
             load(choice.file)
         elif choice.verb == "cull":
@@ -39,6 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _dask(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What people run in a terminal of their Lab, or by ssh."""
+    verb = verbs.add_parser("dask", help="what Dask is set to, why workers do not come, more workers or fewer")
+    verb.set_defaults(action="config", key="")
+    actions = verb.add_subparsers(dest="action")
+    config = actions.add_parser("config", help="each value, and which file or variable it came from (the default)")
+    config.add_argument("key", nargs="?", default="", help="show what begins with this, Dask's own defaults too")
+    actions.add_parser("why", help="why workers of your running clusters do not come")
+    scale = actions.add_parser("scale", help="N workers, or adaptive between MIN and MAX")
+    scale.add_argument("workers", nargs="+", type=int, metavar="N", help="how many, or the least and the most")
+    scale.add_argument("--cluster", default="", help="the scheduler's address, if you have several clusters")
 
 
 def _hub(site_file: Path) -> None:

@@ -11,7 +11,7 @@ from jupyterhub.httpclient import JupyterHubHTTPClient  # type: ignore[import-un
 from jupyterhub.utils import make_ssl_context  # type: ignore[import-untyped]  # upstream has no types
 from traitlets import Unicode
 
-from hpchub.reconcile import Known, Reconciler, known_to
+from hpchub.reconcile import Known, Reconciler, end_dask, known_to
 from hpchub.spawner import SUBMIT_TIMEOUT, USER_NAME, runtime
 
 
@@ -22,6 +22,7 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
     """
 
     _reconciling: asyncio.Task[None]
+    _ending: asyncio.Task[None]
     tls_directory = Unicode(help="Where hub.key, hub.pem and trusted.pem are.").tag(config=True)
 
     def init_internal_ssl(self) -> None:
@@ -45,6 +46,20 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
         if shared.site.jobs.orphan_minutes:
             reconciler = Reconciler(shared.site, shared.scheduler, shared.watcher, self.known_jobs, self.cancel_job)
             self._reconciling = asyncio.ensure_future(reconciler.run())
+        self._ending = asyncio.ensure_future(self.end_dask())
+
+    async def end_dask(self) -> None:
+        """Go on with what the hub before this one had not done: end the Dask jobs of sessions that have ended."""
+        scheduler = runtime(self.config.HpcSpawner.site_file).scheduler
+        with self.session_factory() as session:
+            rows = [(row.id, row.user.name, row.state) for row in session.query(orm.Spawner).all() if row.user]
+        for number, user, state in rows:
+            for tag in state.get("ended", []) if isinstance(state, dict) else []:
+                await end_dask(scheduler, self.cancel_jobs, user, tag)
+                row = self.db.get(orm.Spawner, number)
+                if row is not None and isinstance(row.state, dict) and tag in row.state.get("ended", []):
+                    row.state = {**row.state, "ended": [one for one in row.state["ended"] if one != tag]}
+                    self.db.commit()
 
     def known_jobs(self) -> Known:
         """What the database says, read in a session of its own: what is not committed does not count."""
@@ -53,13 +68,17 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
 
     async def cancel_job(self, user: str, job_id: str) -> bool:
         """Cancel a job as its owner; whether it was done."""
+        return await self.cancel_jobs(user, [job_id])
+
+    async def cancel_jobs(self, user: str, job_ids: list[str]) -> bool:
+        """Cancel jobs as their owner; whether it was done."""
         shared = runtime(self.config.HpcSpawner.site_file)
         if not USER_NAME.fullmatch(user):
             return False
-        message = {"verb": "cancel", "job_id": job_id}
+        message = {"verb": "cancel", "job_ids": job_ids}
         try:
             answer = await shared.as_user(shared.site.jobs.socket, user, message, timeout=SUBMIT_TIMEOUT)
             return bool(answer.get("ok"))
         except (OSError, ValueError) as error:
-            self.log.error("Job %s of %s: %s", job_id, user, error)
+            self.log.error("Jobs %s of %s: %s", " ".join(job_ids), user, error)
             return False

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter
 
-from hpchub.scheduler import JobState, Phase, Scheduler, SchedulerUnavailable
+from hpchub.scheduler import JobState, Phase, Scheduler, SchedulerUnavailable, of_session
 from hpchub.scheduler.watch import Watcher
 from hpchub.settings import Site
 
@@ -26,6 +26,8 @@ log = logging.getLogger("JupyterHub.hpchub")
 ORPHANS = Counter("hpchub_orphans_cancelled_total", "Jobs cancelled because the hub's database did not know them")
 LOOKS = 3
 """Good looks at a suspect within the time of grace."""
+DASK_LOOKS, DASK_SECONDS, DASK_TRIES = 2, 15.0, 60
+"""Good looks without a Dask job of a session that has ended, seconds between two, and tries until it is given up."""
 
 
 def identity(site: Site) -> str:
@@ -118,6 +120,34 @@ class Reconciler:
             log.warning(
                 "Job %s of %s is unknown to this hub, tag %s, but could not be cancelled", job.job_id, job.user, tag
             )
+
+
+async def end_dask(
+    scheduler: Scheduler,
+    cancel: Callable[[str, list[str]], Awaitable[bool]],
+    user: str,
+    tag: str,
+    wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """End what Dask jobs the session with this tag has left, also those that wait. Its Lab must be over.
+
+    Jobs that a session submits bear its tag (hpchub.lab.session); `cancel` acts as the user, so the most that a forged
+    tag can do is to end a job of whoever forged it.
+    """
+    clean = 0
+    for _ in range(DASK_TRIES):
+        try:
+            left = of_session(await scheduler.own(user), tag)
+            clean = 0 if left else clean + 1
+            if clean == DASK_LOOKS:
+                return
+            if left:
+                log.info("Cancelling Dask jobs of %s, whose session has ended: %s", user, " ".join(left))
+                await cancel(user, left)
+        except SchedulerUnavailable as error:
+            log.warning("No look for Dask jobs of %s: %s", user, error)
+        await wait(DASK_SECONDS)
+    log.error("Dask jobs of %s, whose session has ended, could not be cancelled: tag %s", user, tag)
 
 
 def known_to(states: Mapping[int, object]) -> Known:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
@@ -32,7 +32,7 @@ from hpchub import credentials
 from hpchub import settings as site_settings
 from hpchub.as_user import AsUser, as_user
 from hpchub.internal_tls import Labs, Pair
-from hpchub.reconcile import new_tag
+from hpchub.reconcile import end_dask, new_tag
 from hpchub.request import JobRequest, check
 from hpchub.scheduler import JobState, Phase, Scheduler, SchedulerUnavailable
 from hpchub.scheduler.live import Live
@@ -159,7 +159,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
                 "submitted_at": self.submitted_at, "began": self.began,
                 "request": self.request.model_dump() if self.request else None,
             }  # fmt: skip
-        return state
+        return state | ({"ended": ended} if (ended := self._ended()) else {})
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore, and watch the job again."""
@@ -178,12 +178,39 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             self.shared.watcher.watch(self.job_id, self.user.name)
 
     def clear_state(self) -> None:
-        """Forget the job."""
+        """Forget the job, which is over; what Dask jobs it has left are ended too."""
+        left = self.tag if self.job_id else ""
         if self.job_id:
             self.shared.watcher.forget(self.job_id)
         self._revoke_token()
         super().clear_state()
         self._reset()
+        if left:
+            self.orm_spawner.state = {"ended": [*self._ended(), left]}  # a hub that is restarted now goes on
+            self._ending.add(task := asyncio.ensure_future(self._end_dask(left)))
+            task.add_done_callback(self._ending.discard)
+
+    _ending: ClassVar[set[asyncio.Task[None]]] = set()
+
+    def _ended(self) -> list[str]:
+        """Tags of former jobs whose Dask jobs have not all been seen to be gone."""
+        state = self.orm_spawner.state if self.orm_spawner else None
+        return list(state.get("ended", [])) if isinstance(state, dict) else []
+
+    async def _end_dask(self, tag: str) -> None:
+        async def cancel(user: str, job_ids: list[str]) -> bool:
+            message = {"verb": "cancel", "job_ids": job_ids}
+            try:
+                return bool((await self._as_user(message)).get("ok"))
+            except (TimeoutError, Refused):
+                return False
+
+        await end_dask(self.shared.scheduler, cancel, self.user.name, tag)
+        session = object_session(self.orm_spawner)
+        if session is not None and tag in (ended := self._ended()):
+            ended.remove(tag)
+            self.orm_spawner.state = {**self.orm_spawner.state, "ended": ended}
+            session.commit()
 
     def _commit(self) -> None:
         """Write the state to the database now."""
@@ -488,7 +515,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
     async def _cancel(self) -> bool:
         """Whether the scheduler took the order."""
         try:
-            answer = await self._as_user({"verb": "cancel", "job_id": self.job_id})
+            answer = await self._as_user({"verb": "cancel", "job_ids": [self.job_id]})
         except (TimeoutError, Refused) as error:
             self.log.warning("Job %s of %s is not cancelled yet: %s", self.job_id, self._log_name, error)
             return False

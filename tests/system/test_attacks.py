@@ -241,15 +241,15 @@ def relay(host: Callable[[str], Host]) -> Callable[[str], str]:
 
 @pytest.mark.parametrize("user", ["root", "slurm", "munge", "hpchub", "hpchub-jobs", "daemon", "#0", "-s", "nobody"])
 def test_the_hubs_account_becomes_nobody_outside_the_enrolled_group(user: str, relay: Callable[[str], str]) -> None:
-    assert relay(f'{user}\n{{"verb": "cancel", "job_id": "1"}}') == ""
+    assert relay(f'{user}\n{{"verb": "cancel", "job_ids": ["1"]}}') == ""
 
 
 @pytest.mark.parametrize(
     "request_",
     [
         '{"verb": "exec", "argv": ["id"]}',
-        '{"verb": "cancel", "job_id": "1 --user=alice"}',
-        '{"verb": "cancel", "job_id": "1", "environment": {"LD_PRELOAD": "/tmp/x.so"}}',
+        '{"verb": "cancel", "job_ids": ["1 --user=alice"]}',
+        '{"verb": "cancel", "job_ids": ["1"], "environment": {"LD_PRELOAD": "/tmp/x.so"}}',
         '{"verb": "submit", "job": {}, "environment": {"SLURM_CONF": "/tmp/slurm.conf"}, "tls": {}}',
         '{"verb": "submit"}',
         "[" * 5000,

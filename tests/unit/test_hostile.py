@@ -59,7 +59,7 @@ REQUESTS = st.fixed_dictionaries(
         "environment": near({"JUPYTERHUB_USER": "alice"}),
         "tls": near({"key": PEM, "certificate": PEM, "authority": PEM}),
     }
-) | near({"verb": "cancel", "job_id": "12"})
+) | near({"verb": "cancel", "job_ids": ["12"]})
 
 
 @pytest.fixture

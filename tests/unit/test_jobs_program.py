@@ -187,11 +187,15 @@ def test_a_wrong_field_is_refused_by_name(field: str, value: object) -> None:
         SUBMIT | {"environment": {"JUPYTERHUB_X": "a\0b"}},
         SUBMIT | {"environment": {"JUPYTERHUB_X": "x" * 8193}},
         SUBMIT | {"environment": {"JUPYTERHUB_X": 1}},
-        {"verb": "cancel", "job_id": "123 --user=alice"},
-        {"verb": "cancel", "job_id": "-u"},
-        {"verb": "cancel", "job_id": 123},
-        {"verb": "cancel", "job_id": "123\n"},
-        {"verb": "cancel", "job_id": "123", "signal": "KILL"},
+        {"verb": "cancel", "job_ids": ["123 --user=alice"]},
+        {"verb": "cancel", "job_ids": ["-u"]},
+        {"verb": "cancel", "job_ids": [123]},
+        {"verb": "cancel", "job_ids": ["123\n"]},
+        {"verb": "cancel", "job_ids": ["123"], "signal": "KILL"},
+        {"verb": "cancel", "job_ids": "123"},
+        {"verb": "cancel", "job_ids": []},
+        {"verb": "cancel", "job_ids": ["1"] * 1001},
+        {"verb": "cancel", "job_ids": ["12", "--user=alice"]},
         {"verb": "log", "job_id": "../../.ssh/id_ed25519"},
         {"verb": "log", "job_id": "12", "path": "/etc/passwd"},
         {"verb": "log"},
@@ -209,7 +213,7 @@ def test_what_is_not_exactly_the_protocol_runs_nothing(tmp_path: Path, request_:
 def test_a_job_is_cancelled_and_one_that_is_gone_is_no_error(
     tmp_path: Path, scheduler: str, name: str, job_id: str
 ) -> None:
-    request_ = {"verb": "cancel", "job_id": job_id}
+    request_ = {"verb": "cancel", "job_ids": [job_id]}
     stub(tmp_path, name)
     assert jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path)) == {"ok": True}
     assert (tmp_path / "argv").read_text() == job_id + "\n"

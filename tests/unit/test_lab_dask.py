@@ -52,6 +52,13 @@ def test_a_section_for_another_queue_keeps_that_queue_and_gets_the_project(tmp_p
     assert sections["gpu"]["log-directory"] == "/home/alice/.local/state/hpchub"
 
 
+def test_a_plain_cluster_has_what_the_site_says_of_the_notebooks_queue(tmp_path: Path) -> None:
+    site = {"a.yaml": b"jobqueue: {slurm: {cores: 2, memory: 4GiB}, regular: {queue: regular, cores: 8, memory: 4GiB}}"}
+    sections = settings(dask.write_session(tmp_path, session(), site))["jobqueue"]
+    assert (sections["slurm"]["cores"], sections["slurm"]["queue"]) == (8, "regular")
+    assert "memory" not in sections["slurm"]
+
+
 def test_workers_find_the_session_although_no_environment_is_passed_to_them(tmp_path: Path) -> None:
     directory = dask.write_session(tmp_path, session(), SITE)
     prologue = settings(directory)["jobqueue"]["slurm"]["job-script-prologue"]

@@ -14,7 +14,7 @@ import pytest
 import tornado.httpserver
 from tornado.web import Application, RequestHandler
 
-from hpchub.lab import dashboard_guard, owner
+from hpchub.lab import dashboard_guard, owner, when_imported
 from hpchub.lab.owner import NOBODY, OwnersServer
 
 SRC = Path(owner.__file__).parents[2]
@@ -203,9 +203,9 @@ def test_dasks_own_pages_open_for_their_owner_alone(tmp_path: Path) -> None:
 def test_a_dask_with_another_server_is_not_imported() -> None:
     node = types.ModuleType("distributed.node")
     with pytest.raises(ImportError, match="cannot close the dashboards"):
-        dashboard_guard.close(node)
+        dashboard_guard.change(node)
     vars(node)["HTTPServer"] = tornado.httpserver.HTTPServer
-    dashboard_guard.close(node)
+    dashboard_guard.change(node)
     assert vars(node)["HTTPServer"] is OwnersServer
 
 
@@ -220,5 +220,5 @@ def test_every_interpreter_of_the_environment_looks_out_for_dask_and_imports_not
 
 def test_a_second_installation_finds_nothing_twice() -> None:
     before = list(sys.meta_path)
-    dashboard_guard.install()
+    when_imported.install()
     assert sys.meta_path == before

@@ -35,6 +35,7 @@ ORDER = {
         "JUPYTERHUB_USER": "alice",
     },
     "tls": {"key": "k3y", "certificate": "c3rt", "authority": "auth"},
+    "tag": "demo:0a1b2c3d:alice::n0nce",
     "shared_prefix": "/opt/hpchub",
     "scheduler": "slurm",
     "scheduler_prefix": "/opt/slurm/bin",

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
+
 # Every key that dask-jobqueue looks up in a section and that we leave as it is: a section of our own has no fallback.
 _UNCHANGED: dict[str, Any] = {
     "name": "dask-worker",
@@ -29,9 +31,25 @@ _CLUSTER = {"slurm": "SLURMCluster", "pbs": "PBSCluster"}
 _LOOPBACK = "127.0.0.1:0"
 
 
-def _section(scheduler: str, job: Mapping[str, Any], queue: str | None, limit: int | None) -> dict[str, Any]:
-    """One section of dask-jobqueue: sizes of the site, wall time within the queue's limit."""
-    minutes = min(job["walltime_minutes"], limit or job["walltime_minutes"])
+_OF_QUEUE = ("cores", "memory_gib", "walltime_minutes", "interface", "death_timeout_seconds")
+
+
+def _for_queue(job: Mapping[str, Any], queue: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What one queue's jobs are: the site's values, then the queue's own, within what the queue allows."""
+    wrong = sorted(set(own) - set(_OF_QUEUE))
+    if wrong:
+        raise AnsibleFilterError(
+            f"dask_site_queues: {queue['name']} has {', '.join(wrong)}; a queue may have {', '.join(_OF_QUEUE)}."
+        )
+    mine = {**job, **own}
+    for name in ("cores", "memory_gib", "walltime_minutes"):
+        mine[name] = min(mine[name], queue.get(f"max_{name}") or mine[name])
+    return mine
+
+
+def _section(scheduler: str, job: Mapping[str, Any], queue: str | None) -> dict[str, Any]:
+    """One section of dask-jobqueue."""
+    minutes = job["walltime_minutes"]
     # A worker retires before the scheduler kills it, and not all at once, so that its results move to others.
     lifetime = ["--lifetime", f"{minutes * 48}s", "--lifetime-stagger", f"{minutes * 6}s"]
     return {
@@ -59,12 +77,15 @@ def _section(scheduler: str, job: Mapping[str, Any], queue: str | None, limit: i
 def dask_site_settings(queues: Sequence[Mapping[str, Any]], scheduler: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what every session starts from: the scheduler's own section, and one named after each queue.
 
-    `job` holds cores, memory_gib, walltime_minutes, death_timeout_seconds, idle_seconds, local_directory and interface
-    (or None).
+    `job` holds what __dask_site_job in vars/main.yml does; interface may be None.
     """
-    sections = {scheduler: _section(scheduler, job, None, None)}
+    unknown = sorted(set(job["queues"]) - {queue["name"] for queue in queues})
+    if unknown:
+        raise AnsibleFilterError(f"dask_site_queues: {', '.join(unknown)} is not in hpc_queues; write a queue's name.")
+    sections = {scheduler: _section(scheduler, job, None)}
     for queue in queues:
-        sections[queue["name"]] = _section(scheduler, job, queue["name"], queue.get("max_walltime_minutes"))
+        own = job["queues"].get(queue["name"], {})
+        sections[queue["name"]] = _section(scheduler, _for_queue(job, queue, own), queue["name"])
     return {
         "distributed": {
             # Plain tcp is refused: whoever reaches a scheduler's or a worker's port runs code as its user.
@@ -72,6 +93,9 @@ def dask_site_settings(queues: Sequence[Mapping[str, Any]], scheduler: str, job:
             # dask counts intervals: so many in a row without work.
             "adaptive": {"interval": "1s", "wait-count": job["idle_seconds"]},
             "scheduler": {
+                "allowed-failures": job["allowed_failures"],
+                # The cluster closes with it; 0 is for ever.
+                "idle-timeout": f"{job['scheduler_idle_minutes']} minutes" if job["scheduler_idle_minutes"] else None,
                 "http": {
                     # As shipped, without the proxy: its WebSocket opens any port of any host to anybody.
                     "routes": [
@@ -81,10 +105,17 @@ def dask_site_settings(queues: Sequence[Mapping[str, Any]], scheduler: str, job:
                         "distributed.http.health",
                         "distributed.http.statics",
                     ]
-                }
+                },
             },
         },
         "jobqueue": sections,
+        # Read by hpchub itself, in Labs and by `hpchub dask`.
+        "hpchub": {
+            "scheduler": scheduler,
+            "scheduler-prefix": job["scheduler_prefix"],
+            "support-contact": job["support_contact"],
+            "max-jobs": job["max_jobs"],
+        },
         "labextension": {
             "factory": {"module": "dask_jobqueue", "class": _CLUSTER[scheduler], "args": [], "kwargs": {}}
         },

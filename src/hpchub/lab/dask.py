@@ -39,6 +39,9 @@ class Session:
     reservation: str | None
     service_prefix: str
     log_directory: str
+    tag: str = ""
+    job: str = ""
+    """By what the hub, and by what the scheduler knows the notebook's job."""
 
 
 def private_directory(path: Path) -> Path:
@@ -127,13 +130,17 @@ def session_settings(session: Session, site: Mapping[str, object], pair: str, di
     """What only this session knows, as dask configuration.
 
     `site` is the site's own configuration, `pair` the key directory, `directory` where the result is written. Each
-    section of the site's jobqueue is for this project; the scheduler's own section is for the notebook's queue too.
+    section of the site's jobqueue is for this project; the scheduler's own section is for the notebook's queue too, and
+    takes over what the site says of that queue.
     """
     pair_files = {"cert": f"{pair}/cert.pem", "key": f"{pair}/key.pem"}
     sections = _mapping(site, "jobqueue")
     jobqueue = {
         name: _section(session, _mapping(sections, name), directory) for name in {session.scheduler: None, **sections}
     }
+    plain, of_this_queue = _mapping(sections, session.scheduler), _mapping(sections, session.queue)
+    differs = {key: value for key, value in of_this_queue.items() if value != plain.get(key)}
+    jobqueue[session.scheduler] = differs | jobqueue[session.scheduler]
     # A PBS reservation is a queue.
     of_queue = session.reservation if session.scheduler == "pbs" else None
     jobqueue[session.scheduler]["queue"] = of_queue or session.queue
@@ -143,6 +150,7 @@ def session_settings(session: Session, site: Mapping[str, object], pair: str, di
             "dashboard": {"link": f"{session.service_prefix}proxy/{{port}}/status"},
         },
         "jobqueue": jobqueue,
+        "hpchub": {"session": {"tag": session.tag, "job": session.job}},
     }
 
 

@@ -1,7 +1,7 @@
 """What a user reads when a worker dies: which worker, of which job, on which node, and where its log is.
 
 As shipped Dask names an address, and that its tasks are run again it says in a log that dask-jobqueue silences. Put in
-place when Dask is imported: see hpchub.lab.dashboard_guard.
+place when Dask is imported: see hpchub.lab.when_imported.
 """
 
 from __future__ import annotations

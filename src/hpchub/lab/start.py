@@ -1,7 +1,7 @@
 """The first program of the user's job: reads what the script carries, tells the hub the port, and becomes the Lab.
 
 `python -I -m hpchub.lab.start` with JSON on stdin: environment (JUPYTERHUB_*), tls (key, certificate, authority),
-shared_prefix, scheduler, scheduler_prefix, project, queue, reservation, log_directory. The token in it is in no
+tag, shared_prefix, scheduler, scheduler_prefix, project, queue, reservation, log_directory. The token in it is in no
 argument, no environment and no file of ours; the key is in one, on this node, that only its user can read.
 """
 
@@ -46,6 +46,7 @@ class Order:
 
     environment: dict[str, str]
     tls: dict[str, str]
+    tag: str
     shared_prefix: str
     scheduler: str
     scheduler_prefix: str
@@ -179,6 +180,8 @@ def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
         reservation=order.reservation,
         service_prefix=order.environment["JUPYTERHUB_SERVICE_PREFIX"],
         log_directory=order.log_directory,
+        tag=order.tag,
+        job=os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", ""),
     )
     site = dask.read_site(Path(order.shared_prefix) / "etc/dask")
     try:
@@ -213,10 +216,14 @@ def serve(order: Order, runtime: str) -> int:
         os.environ["JUPYTERHUB_SERVICE_URL"] = f"https://0.0.0.0:{port}{order.environment['JUPYTERHUB_SERVICE_PREFIX']}"
 
         # Jupyter and dask read their paths when they are imported.
-        from hpchub.lab import server
+        from hpchub.lab import leftovers, server
 
         Path(runtime, "tls.pem").write_text(certificate.result(), encoding="ascii")
-        return server.run(bound, token)
+        leftovers.start()
+        try:
+            return server.run(bound, token)
+        finally:
+            leftovers.finish()
     finally:
         shutil.rmtree(session["DASK_ROOT_CONFIG"], ignore_errors=True)
 

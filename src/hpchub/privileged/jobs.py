@@ -1,7 +1,7 @@
 """The one program that the hub may run as an enrolled user, through sudo and without arguments.
 
 One JSON object on stdin, {"verb": "submit", "job": {...}, "environment": {...}, "tls": {...}},
-{"verb": "cancel", "job_id": "123"} or {"verb": "log", "job_id": "123"}; one on stdout, {"ok": true, ...} with the
+{"verb": "cancel", "job_ids": ["123"]} or {"verb": "log", "job_id": "123"}; one on stdout, {"ok": true, ...} with the
 job_id of a submission, or path and text of a log, or {"ok": false, "message": "..."}. Nothing of the caller's
 environment is used, every field is checked here again, and what the Lab needs to know travels in the script alone.
 """
@@ -27,6 +27,7 @@ MAX_REQUEST_BYTES = 256 * 1024
 MAX_VALUE_BYTES = 8 * 1024
 MAX_MESSAGE_CHARS = 1000
 LOG_LINES, LOG_BYTES = 40, 8 * 1024
+MAX_CANCELLED = 1000  # in one command
 COMMAND_SECONDS = 60  # below the time that the hub waits for this program
 
 _TAG = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -173,6 +174,7 @@ def script(config: Config, job: Job, environment: Mapping[str, str], tls: Mappin
     payload = {
         "environment": environment,
         "tls": tls,
+        "tag": job.tag,
         "shared_prefix": config.shared_prefix,
         "scheduler": config.scheduler,
         "scheduler_prefix": config.scheduler_prefix,
@@ -235,10 +237,17 @@ def parse_job_id(config: Config, job_id: object) -> str:
     return job_id
 
 
-def cancel_command(config: Config, job_id: str) -> list[str]:
-    """The command that ends one job."""
+def cancel_command(config: Config, job_ids: object) -> list[str]:
+    """The command that ends these jobs. Raises Refused if that is no list of job ids."""
+    if type(job_ids) is not list or not 1 <= len(job_ids) <= MAX_CANCELLED:
+        raise Refused(f"job_ids must be a list of 1 to {MAX_CANCELLED} numbers")
     name = "scancel" if config.scheduler == "slurm" else "qdel"
-    return [f"{config.scheduler_prefix}/{name}", job_id]
+    return [f"{config.scheduler_prefix}/{name}", *(parse_job_id(config, job_id) for job_id in job_ids)]
+
+
+def gone(words: str) -> bool:
+    """Whether a command that failed to cancel says of all that it names that they are over."""
+    return bool(words.strip()) and all(map(_GONE.search, words.strip().splitlines()))
 
 
 def clean(text: str) -> str:
@@ -346,9 +355,9 @@ def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[
             return {"ok": True, "job_id": job_id}
         return {"ok": False, "message": clean(done.stderr or done.stdout) or f"{command[0]} said nothing."}
     if verb == "cancel":
-        fields = _exactly(request, ("verb", "job_id"), "cancel")
-        done = run(cancel_command(config, parse_job_id(config, fields["job_id"])), environment, cwd)
-        if done.returncode == 0 or _GONE.search(done.stderr):
+        fields = _exactly(request, ("verb", "job_ids"), "cancel")
+        done = run(cancel_command(config, fields["job_ids"]), environment, cwd)
+        if done.returncode == 0 or gone(done.stderr):
             return {"ok": True}
         return {"ok": False, "message": clean(done.stderr or done.stdout)}
     if verb == "log":

@@ -152,6 +152,12 @@ def places(waiting: Sequence[tuple[str, str]]) -> dict[str, Place]:
     return found
 
 
+def of_session(own: Mapping[str, tuple[JobState, str]], tag: str) -> list[str]:
+    """Of a user's own jobs the ids of those that live and whose tag begins with `tag` and a colon."""
+    alive = (Phase.WAITING, Phase.RUNNING)
+    return [job_id for job_id, (job, has) in own.items() if job.phase in alive and has.startswith(f"{tag}:")]
+
+
 Ask = Callable[[Sequence[str]], Awaitable[str]]
 """Runs an argument list and returns its standard output; raises SchedulerUnavailable."""
 
@@ -170,6 +176,9 @@ class Scheduler(Protocol):
 
     async def tags(self, user: str) -> Mapping[str, str]:
         """The tags of this user's own jobs, by id. A user can write them, so they say nothing about anybody else."""
+
+    async def own(self, user: str) -> Mapping[str, tuple[JobState, str]]:
+        """All of this user's jobs, of whatever name, with their tags, by id. As with `tags`, a user can write them."""
 
     async def places(self) -> Mapping[str, Place]:
         """The places of all jobs that wait, whosever they are, by id."""

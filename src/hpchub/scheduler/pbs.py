@@ -124,6 +124,10 @@ class Pbs:
         """One qstat for the user's own jobs; the tag is a job's variable HPCHUB_TAG."""
         return parse_tags(await self.ask((self._program("qstat"), "-u", user, "-f", "-w")), user)
 
+    async def own(self, user: str) -> Mapping[str, tuple[JobState, str]]:
+        """One qstat for all jobs."""
+        return parse_own(await self.ask((self._program("qstat"), "-f", "-w")), user)
+
     async def places(self) -> Mapping[str, Place]:
         """One qstat for a line about each job that does not run, in the order in which the server keeps them."""
         return parse_places(await self.ask((self._program("qstat"), "-i", "-w")))
@@ -153,7 +157,7 @@ class Pbs:
         status = int(job.reason) if re.fullmatch(r"-?[0-9]{1,4}", job.reason) else None
         if status is None:
             return "The job was cancelled before it ran." if job.state == "finished" else f"The job ended: {job.state}."
-        return ENDS.get(status, f"JupyterLab ended with an error (exit status {status}).")
+        return ENDS.get(status, f"The job ended with an error (exit status {status}).")
 
 
 def parse_records(text: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -182,12 +186,16 @@ def parse_jobs(text: str) -> dict[str, JobState]:
 
 def parse_tags(text: str, user: str) -> dict[str, str]:
     """`qstat -f -w`, as {job id: tag} of the user's jobs that bear the hub's name."""
-    found = {}
-    for job_id, job in parse_records(text):
-        tag = re.search(r"(?:^|,)HPCHUB_TAG=([A-Za-z0-9_.:-]+)(?:,|$)", job.get("Variable_List", ""))
-        if job.get("Job_Name") == JOB_NAME and _owner(job) == user and tag:
-            found[job_id] = tag[1]
-    return found
+    return {
+        job_id: _tag(job)
+        for job_id, job in parse_records(text)
+        if job.get("Job_Name") == JOB_NAME and _owner(job) == user and _tag(job)
+    }
+
+
+def parse_own(text: str, user: str) -> dict[str, tuple[JobState, str]]:
+    """`qstat -f -w`, as {job id: job and tag} of all the user's jobs."""
+    return {job_id: (_job(job_id, job), _tag(job)) for job_id, job in parse_records(text) if _owner(job) == user}
 
 
 def parse_places(text: str) -> dict[str, Place]:
@@ -284,6 +292,11 @@ def _job(job_id: str, job: Mapping[str, str]) -> JobState:
         reason=reason,
         start=_date(expected or ""),
     )
+
+
+def _tag(job: Mapping[str, str]) -> str:
+    tag = re.search(r"(?:^|,)HPCHUB_TAG=([A-Za-z0-9_.:-]+)(?:,|$)", job.get("Variable_List", ""))
+    return tag[1] if tag else ""
 
 
 def _owner(job: Mapping[str, str]) -> str:

@@ -112,6 +112,13 @@ class Slurm:
         )  # fmt: skip
         return parse_tags(await self.ask(argv))
 
+    async def own(self, user: str) -> Mapping[str, tuple[JobState, str]]:
+        """One squeue for all the user's jobs, with those that ended within MinJobAge, and their comments."""
+        argv = (
+            self._program("squeue"), "--noheader", "--states=all", f"--user={user}", f"--format={_JOBS_FORMAT}|%k",
+        )  # fmt: skip
+        return parse_own(await self.ask(argv), user)
+
     async def places(self) -> Mapping[str, Place]:
         """One squeue for all jobs that wait, those with the highest priority first."""
         argv = (self._program("squeue"), "--noheader", "--states=PENDING", "--sort=-p,i", "--format=%i|%P")
@@ -162,6 +169,13 @@ def parse_tags(text: str) -> dict[str, str]:
     """Lines of `squeue --format=%i|%k` about one user, as {job id: comment}."""
     pairs = (line.split("|", 1) for line in text.splitlines() if "|" in line)
     return {job_id: tag.strip() for job_id, tag in pairs if _JOB_ID.fullmatch(job_id)}
+
+
+def parse_own(text: str, user: str) -> dict[str, tuple[JobState, str]]:
+    """Lines of `id|user|state|node|start|reason|comment` about one user, as {job id: job and comment}."""
+    lines = [line.split("|", 6) for line in text.splitlines()]
+    jobs = [(_job(fields[:6]), fields[6].strip()) for fields in lines if len(fields) == 7]
+    return {job.job_id: (job, tag) for job, tag in jobs if job and job.user == user}
 
 
 def parse_places(text: str) -> dict[str, Place]:

@@ -61,7 +61,7 @@ SLURM_REASONS: Mapping[str, str] = {
     "BurstBufferStageIn": "Its data are being copied to the burst buffer.",
     "BurstBufferOperation": "The burst buffer failed; stop it and start again.",
     "SystemFailure": "The scheduler or the file system failed.",
-    "NonZeroExitCode": "JupyterLab ended with an error.",
+    "NonZeroExitCode": "It ended with an error.",
     "RaisedSignal": "It was killed.",
     "OutOfMemory": "It ran out of memory; ask for more.",
     "TimeLimit": "It reached its wall time.",

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpchub.reconcile import Known, Reconciler, identity, known_to, new_tag
-from hpchub.scheduler import Phase, SchedulerUnavailable
+from hpchub.reconcile import DASK_TRIES, Known, Reconciler, end_dask, identity, known_to, new_tag
+from hpchub.scheduler import JobState, Phase, SchedulerUnavailable
 from hpchub.scheduler.watch import Bucket, Watcher
 from hpchub.settings import Site
 
@@ -172,3 +172,50 @@ async def test_what_is_over_is_no_suspect(hub: Hub, tag: str) -> None:
     await hub.minutes_pass()
     assert hub.cancelled == []
     assert hub.reconciler.suspects == {}
+
+
+OWN = {
+    "1": ("demo:0a:alice::n1:7.8:dask", Phase.WAITING),
+    "2": ("demo:0a:alice::n1:7.9:dask", Phase.RUNNING),
+    "3": ("demo:0a:alice::n1:7.9:dask", Phase.ENDED),
+    "4": ("demo:0a:alice::n12:7.8:dask", Phase.WAITING),  # another session's
+    "5": ("demo:0a:alice::n1", Phase.RUNNING),  # a Lab, not one of its Dask jobs
+    "6": ("", Phase.WAITING),
+}
+
+
+class Leaving:
+    """Alice's jobs, and a scheduler that is silent at first."""
+
+    def __init__(self, silent: int = 0) -> None:
+        self.jobs = {job_id: (JobState(job_id, "alice", phase, "X"), tag) for job_id, (tag, phase) in OWN.items()}
+        self.silent, self.asked, self.cancelled = silent, 0, []
+
+    async def own(self, user: str) -> dict[str, tuple[JobState, str]]:
+        self.asked += 1
+        if self.asked <= self.silent:
+            raise SchedulerUnavailable("down")
+        return self.jobs if user == "alice" else {}
+
+    async def cancel(self, user: str, job_ids: list[str]) -> bool:
+        self.cancelled.append((user, job_ids))
+        for job_id in job_ids:
+            del self.jobs[job_id]
+        return True
+
+    async def wait(self, _seconds: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("silent", [0, 3])
+async def test_a_session_that_has_ended_leaves_no_dask_job_and_others_keep_theirs(silent: int) -> None:
+    leaving = Leaving(silent)
+    await end_dask(leaving, leaving.cancel, "alice", "demo:0a:alice::n1", leaving.wait)
+    assert leaving.cancelled == [("alice", ["1", "2"])]
+    assert leaving.asked == silent + 3
+
+
+async def test_a_scheduler_that_never_answers_is_not_asked_for_ever() -> None:
+    leaving = Leaving(10**6)
+    await end_dask(leaving, leaving.cancel, "alice", "demo:0a:alice::n1", leaving.wait)
+    assert (leaving.cancelled, leaving.asked) == ([], DASK_TRIES)

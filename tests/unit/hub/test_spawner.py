@@ -44,7 +44,8 @@ class Program:
         if message["verb"] == "log":
             return dict(self.logged)
         if message["verb"] == "cancel":
-            self.scheduler.put(message["job_id"], Phase.ENDED)
+            for job_id in message["job_ids"]:
+                self.scheduler.put(job_id, Phase.ENDED)
             return {"ok": True}
         if self.hang:
             self.scheduler.tagged["78"] = message["job"]["tag"]
@@ -402,7 +403,7 @@ async def test_stop_cancels_and_waits_until_the_job_is_over(hub: SimpleNamespace
     run_job(hub, spawner)
     await asyncio.wait_for(starting, 30)
     await asyncio.wait_for(spawner.stop(), 3)
-    assert hub.program.calls[-1][1] == {"verb": "cancel", "job_id": "77"}
+    assert hub.program.calls[-1][1] == {"verb": "cancel", "job_ids": ["77"]}
     assert spawner.view().phase is Phase.ENDED
 
 

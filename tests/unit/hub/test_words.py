@@ -158,7 +158,7 @@ def test_how_a_job_ended_is_told_for_both_schedulers() -> None:
     oom = JobState("1", "alice", Phase.ENDED, "OUT_OF_MEMORY")
     assert SLURM.explain(oom) == "The job ran out of memory. Start again with more."
     failed = JobState("1", "alice", Phase.ENDED, "FAILED", reason="NonZeroExitCode")
-    assert SLURM.explain(failed) == "The job failed. JupyterLab ended with an error."
+    assert SLURM.explain(failed) == "The job failed. It ended with an error."
     assert PBS.explain(JobState("1", "alice", Phase.ENDED, "finished", reason="-27")) == SLURM.explain(oom)
     assert "exit status 3" in PBS.explain(JobState("1", "alice", Phase.ENDED, "finished", reason="3"))
     assert "cancelled before it ran" in PBS.explain(JobState("1", "alice", Phase.ENDED, "finished"))

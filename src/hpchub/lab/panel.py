@@ -1,0 +1,21 @@
+"""The list of clusters in the Lab's Dask panel says why workers are not there, and how a cluster really scales."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+
+def change(manager: ModuleType) -> None:
+    """Extend what `dask_labextension.manager` tells the browser about a cluster."""
+    make = manager.make_cluster_model
+
+    def make_cluster_model(cluster_id: str, cluster_name: str, cluster: Any, _adaptive: Any) -> dict[str, Any]:  # noqa: ANN401 - as upstream
+        # not what the panel was last told: a cluster may have been scaled from elsewhere
+        adaptive = getattr(cluster, "_adaptive", None)
+        scales = adaptive if adaptive is not None and adaptive.state in ("starting", "running") else None
+        model: dict[str, Any] = make(cluster_id, cluster_name, cluster, scales)
+        words = cluster.shown() if hasattr(cluster, "shown") else ""
+        return model | ({"name": f"{cluster_name}. {words}"} if words else {})
+
+    vars(manager)["make_cluster_model"] = make_cluster_model

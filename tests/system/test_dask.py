@@ -1,0 +1,262 @@
+"""Dask in a Lab: it says why workers do not come, keeps to the site's number of jobs, and leaves none behind."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import BrowserContext, Page
+
+Run = Callable[[str, str], str]
+Jobs = Callable[[str], list[dict[str, str]]]
+Execute = Callable[[str, str], str]
+WaitUntil = Callable[..., None]
+LATER = "SLURMCluster(job_extra_directives=['--begin=now+1hour'])"
+
+# A kernel's side of Jupyter's protocol: what it prints, shows or raises while it runs some code.
+EXECUTE = """([address, code]) => new Promise((done, failed) => {
+    const socket = new WebSocket(address.replace('https:', 'wss:'))
+    let said = ''
+    socket.onopen = () => socket.send(JSON.stringify({
+        header: {msg_id: code, msg_type: 'execute_request', session: 'test', username: '', version: '5.3'},
+        parent_header: {}, metadata: {}, channel: 'shell', buffers: [],
+        content: {code, silent: false, store_history: false, allow_stdin: false, stop_on_error: true},
+    }))
+    socket.onmessage = message => {
+        const {msg_type, content} = JSON.parse(message.data)
+        if (msg_type == 'stream') said += content.text
+        if (msg_type == 'execute_result') said += content.data['text/plain']
+        if (msg_type == 'error') said += `${content.ename}: ${content.evalue}`
+        if (msg_type == 'execute_reply') done(said)
+    }
+    socket.onclose = () => failed(new Error('the kernel has hung up'))
+})"""
+
+
+@pytest.fixture(scope="module")
+def window(
+    signed_in: Callable[[str], BrowserContext], api: Callable[..., object], run: Run, jobs: Jobs, wait_until: WaitUntil
+) -> Iterator[Page]:
+    """A window of alice's, with no job of hers left at the end."""
+    window = signed_in("alice").new_page()
+    yield window
+    window.close()
+    api("alice", "DELETE", "/users/alice/server")
+    run("ctl", "scancel --user=alice")
+    wait_until("alice has no job", lambda: not jobs("alice"), 60)
+
+
+@pytest.fixture
+def page(window: Page, lab: Callable[[str], str]) -> Page:
+    """A window of alice's, whose Lab runs."""
+    lab("alice")
+    return window
+
+
+def xsrf(page: Page) -> dict[str, str]:
+    page.goto("/user/alice/lab")
+    cookie = next(c["value"] for c in page.context.cookies() if c["name"] == "_xsrf" and "alice" in c["path"])
+    return {"X-XSRFToken": cookie}
+
+
+@pytest.fixture
+def kernel(page: Page, jobs: Jobs, wait_until: WaitUntil) -> Iterator[str]:
+    """A new kernel in alice's Lab, which has no Dask jobs afterwards."""
+    headers = xsrf(page)
+    answer = page.request.post("/user/alice/api/kernels", headers=headers, data="{}")
+    assert answer.ok
+    number = str(answer.json()["id"])
+    yield number
+    page.request.delete(f"/user/alice/api/kernels/{number}", headers=headers)
+    wait_until("its jobs are gone", lambda: "dask-worker" not in [job["name"] for job in jobs("alice")], 60)
+
+
+@pytest.fixture
+def execute(page: Page, url: str) -> Execute:
+    """Run code in a kernel and give what it says."""
+    return lambda kernel, code: str(
+        page.evaluate(
+            EXECUTE, [f"{url}/user/alice/api/kernels/{kernel}/channels", f"from dask_jobqueue import *\n{code}"]
+        )
+    )
+
+
+WORDS = f"""
+import time
+waits, refused = {LATER}, SLURMCluster(queue='nowhere')
+died = SLURMCluster(job_script_prologue=['echo the node says no >&2', 'exit 3'])
+for cluster in (waits, waits, refused, died):
+    cluster.scale(len(cluster.worker_spec) + 1)
+for _ in range(40):
+    time.sleep(1)
+    if 'says no' in str(died.why()) and '2 jobs' in str(waits.why()):
+        break
+waits._repr_html_(); time.sleep(3)
+for words in (waits.why(), refused.why(), died.why(), waits._repr_html_()):
+    print('--', words)
+for cluster in (waits, refused, died):
+    cluster.close()
+"""
+
+
+def test_a_cluster_says_why_its_workers_do_not_come(kernel: str, execute: Execute) -> None:
+    waits, refused, died, shown = execute(kernel, WORDS).split("\n-- ")[-4:]
+    assert re.search(r"0 of 2 workers are there.\n2 jobs \(\d+, \d+\) in the queue: Its earliest start has not", waits)
+    assert re.search(r"Expected start: \d\d \w+ \d\d:\d\d\.", waits)
+    assert "No job was queued: You may not use this queue" in refused
+    assert "invalid partition specified" in refused.lower()
+    assert re.search(
+        r"1 job \(\d+\): The job failed.* The last lines of /home/alice/\S+:\n(.*\n)*the node says no", died
+    )
+    assert "Its earliest start has not come yet" in shown
+
+
+LIMIT = f"""
+import warnings
+cluster = {LATER}
+try:
+    cluster.scale(1000)
+except ValueError as error:
+    print('--', error, len(cluster.worker_spec))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    print('--', cluster.adapt(maximum=1000).maximum, [str(one.message) for one in caught])
+    print('--', cluster.adapt(maximum=5).maximum, len(caught))
+cluster.scale(3)
+other = {LATER}
+try:
+    other.scale(98)
+except ValueError as error:
+    print('--', error)
+print('--', other.adapt().maximum)
+other.close()
+"""
+
+
+def test_a_session_asks_for_no_more_jobs_than_the_site_allows_and_says_so(kernel: str, execute: Execute) -> None:
+    refused, capped, small, shared, rest = execute(kernel, LIMIT).strip("- \n").split("\n-- ")
+    words = "This site lets a session have 100 Dask jobs at a time"
+    assert refused.startswith(f"{words}. Ask for at most 100, and for larger ones if you need more")
+    assert refused.endswith(" 0")
+    assert capped.startswith(f"100 ['{words}.")
+    assert small == "5 1"
+    assert shared.startswith(f"{words}, and your other clusters have 3 of them. Ask for at most 97")
+    assert rest == "97"
+
+
+TERMINAL = f"""
+import subprocess
+cluster = {LATER}
+def hpchub(*words):
+    done = subprocess.run(['hpchub', 'dask', *words], capture_output=True, text=True)
+    print('--', done.returncode, done.stdout + done.stderr)
+hpchub('scale', '2')
+hpchub('scale', '0', '4')
+print('--', cluster._adaptive.state, cluster._adaptive.maximum)
+hpchub('scale', '1')
+print('--', cluster._adaptive.state, len(cluster.worker_spec))
+hpchub('why')
+hpchub('scale', '1000')
+hpchub('scale', '3', '1')
+cluster.close()
+hpchub('why')
+"""
+
+
+def test_a_terminal_scales_a_notebooks_cluster_and_asks_it_why(kernel: str, execute: Execute) -> None:
+    two, adaptive, state, one, still, why, much, wrong, none = execute(kernel, TERMINAL).strip("- \n").split("\n-- ")
+    assert "now asks for 2 workers" in two
+    assert "now has 0 to 4 workers" in adaptive
+    assert state == "running 4"
+    assert "now asks for 1 workers" in one
+    assert still == "stopped 1"
+    assert re.match(r"0 tls://\S+: 0 of 1 workers are there.\n1 job \(\d+\) in the queue: Its earliest start", why)
+    assert "This site lets a session have 100 Dask jobs" in much
+    assert wrong == "1 Give one number of workers, or the least and the most.\n"
+    assert none.startswith("1 No cluster of Dask jobs of yours runs here.")
+
+
+# Two jobs that wait, one that runs, and a batch job with a cluster of its own, which inherits all that the kernel has.
+LEAVE = f"""
+import os, shlex, subprocess
+waits, runs = {LATER}, SLURMCluster(cores=1, memory='1GiB')
+waits.scale(2); runs.scale(1)
+own = "from dask_jobqueue import SLURMCluster as S; import time; c = {LATER.replace("SLURMCluster", "S")}; c.scale(1)"
+program = [os.sys.executable, '-c', f"{{own}}; time.sleep(600)"]
+line = ['sbatch', '--parsable', '--job-name=own', '--mem=1G', '--output=/tmp/own', '--wrap', shlex.join(program)]
+print(subprocess.run(line, capture_output=True, text=True).stdout)
+runs.wait_for_workers(1, timeout=60)
+print(os.getpid())
+"""
+
+
+@pytest.fixture
+def by_ssh(run: Run) -> Iterator[str]:
+    """A Dask job that alice queued without a Lab."""
+    line = "sbatch --parsable --job-name=dask-worker --begin=now+1hour --chdir=/ --wrap=true"
+    number = run("login1", f"runuser -u alice -- {line}")
+    yield number
+    run("ctl", f"scancel {number}")
+
+
+def of_session(jobs: Jobs, others: set[str]) -> list[str]:
+    return [job["id"] for job in jobs("alice") if job["name"] == "dask-worker" and job["id"] not in others]
+
+
+def test_a_killed_kernel_leaves_no_job_and_a_batch_job_keeps_its_own(
+    kernel: str, execute: Execute, by_ssh: str, run: Run, jobs: Jobs, wait_until: WaitUntil
+) -> None:
+    batch, pid = execute(kernel, LEAVE).split()
+    wait_until("the batch job has a Dask job", lambda: len(of_session(jobs, {by_ssh})) == 4, 60)
+    (its_own,) = [job for job in of_session(jobs, {by_ssh}) if job == max(of_session(jobs, {by_ssh}), key=int)]
+    others = {by_ssh, its_own}
+    (node,) = {job["node"] for job in jobs("alice") if job["name"] == "hpchub"}
+    run(node, f"kill -9 {pid}")
+    wait_until("the kernel's jobs are gone", lambda: not of_session(jobs, others), 60)
+    assert {by_ssh, its_own, batch} <= {job["id"] for job in jobs("alice")}
+    run("ctl", f"scancel {its_own} {batch}")
+
+
+def test_a_lab_that_is_killed_leaves_no_job(
+    kernel: str, execute: Execute, by_ssh: str, run: Run, jobs: Jobs, wait_until: WaitUntil
+) -> None:
+    execute(kernel, f"cluster = {LATER}; cluster.scale(3); import time; time.sleep(3)")
+    assert len(of_session(jobs, {by_ssh})) == 3
+    (node,) = {job["node"] for job in jobs("alice") if job["name"] == "hpchub"}
+    run(node, "pkill -9 -u alice")
+    wait_until("the Lab's jobs are gone", lambda: not of_session(jobs, {by_ssh}), 60)
+    assert by_ssh in {job["id"] for job in jobs("alice")}
+
+
+def test_a_lab_that_is_stopped_leaves_no_job(
+    kernel: str, execute: Execute, by_ssh: str, api: Callable[..., object], run: Run, jobs: Jobs, wait_until: WaitUntil
+) -> None:
+    execute(kernel, f"cluster = {LATER}; cluster.scale(3); import time; time.sleep(3)")
+    assert len(of_session(jobs, {by_ssh})) == 3
+    api("alice", "DELETE", "/users/alice/server")
+    wait_until("the Lab's jobs are gone", lambda: not of_session(jobs, {by_ssh}), 60)
+    assert by_ssh in {job["id"] for job in jobs("alice")}
+
+
+IDLE = f"""
+import time, dask
+with dask.config.set({{'distributed.scheduler.idle-timeout': '4s'}}):
+    forgotten = {LATER}
+forgotten.scale(2)
+busy = SLURMCluster(cores=1, memory='1GiB')
+from dask.distributed import Client
+client = Client(busy)
+busy.adapt(minimum=0, maximum=1, wait_count=5)
+print('--', client.submit(sum, [1, 2]).result(90))
+idle = time.monotonic()
+while busy.workers or busy.scheduler_info['workers']:
+    time.sleep(0.2)
+print('--', time.monotonic() - idle)
+print('--', forgotten.status.name, len(forgotten.workers))
+"""
+
+
+def test_idle_workers_give_their_jobs_back_and_an_idle_cluster_closes(kernel: str, execute: Execute) -> None:
+    result, seconds, forgotten = execute(kernel, IDLE).strip("- \n").split("\n-- ")
+    assert result == "3"
+    assert 4 < float(seconds) < 5 + 10  # 5 looks, one a second
+    assert forgotten == "closed 0"
