@@ -144,6 +144,7 @@ def test_a_full_home_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
 
 def run_dask(root: Path, home: Path, code: str) -> subprocess.CompletedProcess[str]:
     environment = {"DASK_ROOT_CONFIG": str(root), "HOME": str(home), "PATH": os.environ["PATH"]}
+    environment["PYTHONPATH"] = str(Path(dask.__file__).parents[2])
     return subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
@@ -173,3 +174,25 @@ def test_with_a_full_home_a_cluster_of_jobs_says_why_it_does_not_start(tmp_path:
     root = dask.write_local_session(tmp_path / "local", session(), SITE, "No space left on device")
     done = run_dask(root, tmp_path, "from dask_jobqueue import SLURMCluster; SLURMCluster()")
     assert "Your home directory could not be written: No space left on device. Free some space" in done.stderr
+
+
+def test_outside_of_a_lab_a_cluster_is_the_sites_too_and_its_link_is_where_it_listens(tmp_path: Path) -> None:
+    site, mine = tmp_path / "opt/etc/dask", tmp_path / ".config/dask"
+    for directory in (site, mine):
+        directory.mkdir(parents=True)
+    (site / "site.yaml").write_bytes(SITE["20-tls.yaml"] + b"\njobqueue: {slurm: {cores: 4, memory: 8GiB, queue: a}}")
+    (mine / "mine.yaml").write_text("jobqueue: {slurm: {queue: mine}}")
+    code = (
+        "import dask.config; from hpchub.lab import outside;"
+        f"outside.change(dask.config, '{tmp_path}/opt/lab/digest');"
+        "from dask_jobqueue import SLURMCluster;"
+        "c = SLURMCluster(scheduler_options={'dashboard_address': '127.0.0.1:0'});"
+        "print(c.scheduler_address); print(c.dashboard_link); print(c.job_script())"
+    )
+    done = run_dask(tmp_path / "gone", tmp_path, code)
+    address, link, *script = done.stdout.splitlines()
+    assert address.startswith("tls://"), done.stderr
+    assert link.startswith("http://127.0.0.1:")
+    assert {"#SBATCH -p mine", "#SBATCH --mem=8G"} <= set(script)
+    assert any(f"{tmp_path}/.local/state/hpchub" in line for line in script)
+    assert mode(tmp_path / ".local/share/hpchub/dask/keys") == 0o700

@@ -133,25 +133,33 @@ def session_settings(session: Session, site: Mapping[str, object], pair: str, di
     section of the site's jobqueue is for this project; the scheduler's own section is for the notebook's queue too, and
     takes over what the site says of that queue.
     """
-    pair_files = {"cert": f"{pair}/cert.pem", "key": f"{pair}/key.pem"}
-    sections = _mapping(site, "jobqueue")
-    jobqueue = {
-        name: _section(session, _mapping(sections, name), directory) for name in {session.scheduler: None, **sections}
-    }
-    plain, of_this_queue = _mapping(sections, session.scheduler), _mapping(sections, session.queue)
+    known = sections(site)
+    jobqueue = {name: _section(session, known.get(name, {}), directory) for name in {session.scheduler: None, **known}}
+    plain, of_this_queue = known.get(session.scheduler, {}), known.get(session.queue, {})
     differs = {key: value for key, value in of_this_queue.items() if value != plain.get(key)}
     jobqueue[session.scheduler] = differs | jobqueue[session.scheduler]
     # A PBS reservation is a queue.
     of_queue = session.reservation if session.scheduler == "pbs" else None
     jobqueue[session.scheduler]["queue"] = of_queue or session.queue
+    settings = own_settings(pair)
+    settings["distributed"]["dashboard"] = {"link": f"{session.service_prefix}proxy/{{port}}/status"}
     return {
-        "distributed": {
-            "comm": {"tls": {"ca-file": pair_files["cert"], **{role: dict(pair_files) for role in ROLES}}},
-            "dashboard": {"link": f"{session.service_prefix}proxy/{{port}}/status"},
-        },
+        **settings,
         "jobqueue": jobqueue,
         "hpchub": {"session": {"tag": session.tag, "job": session.job}},
     }
+
+
+def own_settings(pair: str) -> dict[str, dict[str, object]]:
+    """The user's keys as dask configuration; `pair` is the key directory."""
+    files = {"cert": f"{pair}/cert.pem", "key": f"{pair}/key.pem"}
+    return {"distributed": {"comm": {"tls": {"ca-file": files["cert"], **{role: dict(files) for role in ROLES}}}}}
+
+
+def sections(site: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    """The sections of the site's jobqueue: one of the scheduler's, and one for each queue."""
+    jobqueue = _mapping(site, "jobqueue")
+    return {name: _mapping(jobqueue, name) for name in jobqueue}
 
 
 def _section(session: Session, site: Mapping[str, object], directory: str) -> dict[str, object]:

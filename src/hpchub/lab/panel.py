@@ -10,7 +10,7 @@ def change(manager: ModuleType) -> None:
     """Extend what `dask_labextension.manager` tells the browser about a cluster."""
     make = manager.make_cluster_model
 
-    def make_cluster_model(cluster_id: str, cluster_name: str, cluster: Any, _adaptive: Any) -> dict[str, Any]:  # noqa: ANN401 - as upstream
+    def make_cluster_model(cluster_id: str, cluster_name: str, cluster: Any, adaptive: Any) -> dict[str, Any]:  # noqa: ANN401 - as upstream
         # not what the panel was last told: a cluster may have been scaled from elsewhere
         adaptive = getattr(cluster, "_adaptive", None)
         scales = adaptive if adaptive is not None and adaptive.state in ("starting", "running") else None

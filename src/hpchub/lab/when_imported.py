@@ -12,6 +12,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
 CHANGES: Mapping[str, str] = {
+    "dask.config": "hpchub.lab.outside:change",
     "distributed.node": "hpchub.lab.dashboard_guard:change",
     "distributed.worker": "hpchub.lab.deaths:tell",
     "distributed.scheduler": "hpchub.lab.deaths:explain",

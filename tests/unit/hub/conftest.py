@@ -56,6 +56,11 @@ class FakeScheduler:
         self._ask("tags")
         return {job_id: tag for job_id, tag in self.tagged.items() if self.listed[job_id].user == user}
 
+    async def own(self, user: str) -> dict[str, tuple[JobState, str]]:
+        self._ask("own")
+        mine = {job_id: job for job_id, job in self.listed.items() if job.user == user}
+        return {job_id: (job, self.tagged.get(job_id, "")) for job_id, job in mine.items()}
+
     async def places(self) -> dict[str, Place]:
         self._ask("places")
         return {job_id: Place(3, 12) for job_id, job in self.listed.items() if job.phase is Phase.WAITING}

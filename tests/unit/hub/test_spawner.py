@@ -549,3 +549,26 @@ async def test_addresses_are_compared_in_one_form() -> None:
     assert plain("2001:DB8::0:1") == "2001:db8::1"
     assert "127.0.0.1" in await addresses_of("localhost")
     assert await addresses_of("no-such-node.invalid") == frozenset()
+
+
+async def test_a_session_that_ends_is_remembered_until_its_dask_jobs_have_ended(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpchub.reconcile.DASK_SECONDS", 0.05)
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.wait_for(starting, 30)
+    tag = spawner.tag
+    for job_id, mark in {"80": f"{tag}:7.8:dask", "81": f"{tag}:7.8:dask", "82": "of somebody's batch job"}.items():
+        hub.scheduler.put(job_id, Phase.WAITING)
+        hub.scheduler.tagged[job_id] = mark
+    await asyncio.wait_for(spawner.stop(), 3)
+    hub.scheduler.down = True
+    spawner.clear_state()
+    hub.session.commit()
+    assert saved(hub)["ended"] == [tag]  # what JupyterHub writes next still has it
+    assert spawner.get_state() == {"ended": [tag]}
+    hub.scheduler.down = False
+    await until(lambda: not saved(hub)["ended"])
+    assert hub.program.calls[-1] == ((hub.site.jobs.socket, "alice"), {"verb": "cancel", "job_ids": ["80", "81"]})
+    assert hub.scheduler.listed["82"].phase is Phase.WAITING

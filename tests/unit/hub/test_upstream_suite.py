@@ -361,7 +361,7 @@ async def test_the_state_is_empty_once_jupyterhub_has_cleared_it(bench: Bench) -
     spawner = await bench.started()
     await asyncio.wait_for(spawner.stop(), PATIENCE)
     spawner.clear_state()
-    assert spawner.get_state() == {}
+    assert set(spawner.get_state()) <= {"ended"}  # whose Dask jobs have to be looked for
     assert spawner.job_id == ""
 
 
@@ -411,7 +411,7 @@ async def test_the_job_is_known_to_whoever_loads_the_state(bench: Bench) -> None
     bench.give()
     again = bench.spawner()
     again.clear_state()
-    assert again.get_state() == {}
+    assert set(again.get_state()) <= {"ended"}
     again.load_state(state)
     assert again.job_id == NUMBER
 

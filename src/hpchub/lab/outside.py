@@ -1,0 +1,47 @@
+"""Dask outside of a Lab, by ssh or in a batch job: the site's files and the user's keys, as a Lab's session has them.
+
+Nobody prepares a session there, so it is done when Dask is imported. A user's own settings win here too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import yaml
+
+from hpchub.lab import dask
+
+
+def change(config: ModuleType, prefix: str = sys.prefix) -> None:
+    """Let `dask.config` read them first, unless a session is named that is still there."""
+    site = Path(prefix).resolve().parents[1] / "etc/dask"
+    if Path(os.environ.get("DASK_ROOT_CONFIG", "/nonexistent")).is_dir() or not site.is_dir():
+        return
+    config.paths.insert(0, str(site))
+    try:
+        config.paths.insert(1, str(write(Path.home(), dask.read_site(site))))
+    except OSError as error:  # Dask then says that there is no certificate
+        print(f"Dask has no key: {Path.home()} could not be written: {error.strerror}.", file=sys.stderr)
+    config.refresh()
+
+
+def write(home: Path, site: dict[str, bytes]) -> Path:
+    """The directory with what only this user has, written anew. Raises OSError."""
+    base = dask.private_directory(home / ".local/share/hpchub/dask")
+    directory = dask.private_directory(base / "outside")
+    settings = dask.own_settings(str(dask.key_directory(base, datetime.datetime.now(datetime.UTC))))
+    settings["distributed"]["dashboard"] = {"link": "http://127.0.0.1:{port}/status"}  # it listens there alone
+    logs = str(home / ".local/state/hpchub")
+    sections = {
+        name: {"log-directory": logs}
+        for name, section in dask.sections(dask.site_settings(site)).items()
+        if section.get("log-directory") is None
+    }
+    fresh = directory / f".{os.getpid()}"
+    fresh.write_text(yaml.safe_dump(settings | {"jobqueue": sections}), encoding="utf-8")
+    fresh.replace(directory / "own.yaml")
+    return directory
