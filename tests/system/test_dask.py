@@ -296,7 +296,7 @@ def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_wh
     dialog.locator(".jp-mod-accept").click()
     wait_until("the panel's cluster has two jobs", lambda: dask_jobs() == 2)
     expect(cluster).to_contain_text("0 of 2 workers are there", timeout=30_000)
-    expect(cluster).to_contain_text("Its earliest start has not come yet. Expected start:")
+    expect(cluster).to_contain_text("Its earliest start has not come yet. Expected start:", timeout=30_000)
 
     cluster.get_by_role("button", name="SCALE").click()
     dialog.locator("input[type=checkbox]").check()
@@ -305,7 +305,6 @@ def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_wh
     dialog.locator(".jp-mod-accept").click()
     wait_until("it has its least number of jobs", lambda: dask_jobs() == 3)
     cluster.get_by_role("button", name="SHUTDOWN").click()
-    dialog.locator(".jp-mod-accept, .jp-mod-warn").first.click()
     wait_until("its jobs are gone", lambda: dask_jobs() == 0)
 
 

@@ -235,9 +235,11 @@ class JobQueueCluster(core.JobQueueCluster):  # type: ignore[misc]  # upstream h
 
     def shown(self) -> str:
         """Why workers are not there, as last seen, for what is shown all the time; "" if they are."""
-        if not self._absent():
+        absent = self._absent()
+        submitted = all(one.job_id or one.refused for one in absent)
+        if not absent:
             self._shown = ""
-        elif time.monotonic() - self._looked > LOOK_SECONDS:
+        elif submitted and time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             self.loop.add_callback(self._look)
         return self._shown
