@@ -125,8 +125,8 @@ class Pbs:
         return parse_tags(await self.ask((self._program("qstat"), "-u", user, "-f", "-w")), user)
 
     async def own(self, user: str) -> Mapping[str, tuple[JobState, str]]:
-        """One qstat for all jobs."""
-        return parse_own(await self.ask((self._program("qstat"), "-f", "-w")), user)
+        """One qstat for the user's own jobs."""
+        return parse_own(await self.ask((self._program("qstat"), "-u", user, "-f", "-w")), user)
 
     async def places(self) -> Mapping[str, Place]:
         """One qstat for a line about each job that does not run, in the order in which the server keeps them."""
