@@ -14,6 +14,7 @@ from types import ModuleType
 CHANGES: Mapping[str, str] = {
     "dask.config": "hpchub.lab.outside:change",
     "distributed.node": "hpchub.lab.dashboard_guard:change",
+    "distributed.nanny": "hpchub.lab.workers:share",
     "distributed.worker": "hpchub.lab.deaths:tell",
     "distributed.scheduler": "hpchub.lab.deaths:explain",
     "dask_jobqueue.core": "hpchub.lab.jobqueue:change",

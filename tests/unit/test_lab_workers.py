@@ -1,0 +1,27 @@
+"""Which jobs fork their workers; that such workers come, and how soon, is for `make bench`."""
+
+import types
+
+import dask.config
+import pytest
+
+from hpchub.lab import workers
+
+NANNY = types.ModuleType("distributed.nanny")
+
+
+@pytest.mark.parametrize(
+    ("line", "before", "after"),
+    [
+        (["-m", "tls://192.0.2.1:1", "--nworkers", "16"], "spawn", "forkserver"),
+        (["-m", "tls://192.0.2.1:1"], "spawn", "spawn"),
+        (["-m", "tls://192.0.2.1:1", "--nworkers", "16"], "fork", "fork"),
+    ],
+)
+def test_workers_that_share_a_job_are_forked_and_a_single_one_is_not(
+    line: list[str], before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", line)
+    with dask.config.set({workers.METHOD: before}):
+        workers.share(NANNY)
+        assert dask.config.get(workers.METHOD) == after
