@@ -14,6 +14,8 @@ from hpchub.scheduler import Phase
 from hpchub.spawner import HpcSpawner
 
 LONGEST_BODY = 64
+REQUEUE_SECONDS = 12.0
+"""How long a running server's job is looked at again: a poll or two."""
 NODE_SECONDS = 30.0
 """How long the answer may take until the scheduler says on which node the job runs."""
 
@@ -54,7 +56,7 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
     @web.authenticated
     async def post(self) -> None:
         """{"certificate": PEM} for the job's key and node, or 400 for another body, 403 for anybody else."""
-        spawner = self._spawner()
+        spawner = await self._spawner()
         try:
             port = port_of(self.request.body)
         except ValueError as error:
@@ -67,17 +69,25 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
         self.log.info("%s will listen on %s:%s", spawner._log_name, spawner.node, port)
         self.finish(json.dumps({"certificate": certificate}))
 
-    def _spawner(self) -> HpcSpawner:
+    async def _spawner(self) -> HpcSpawner:
         """The spawner whose server the token was made for, if it waits for a port."""
         token, user = self.get_token(), self.current_user
         for spawner in user.spawners.values() if token is not None and token.user is not None else ():
-            if (
-                isinstance(spawner, HpcSpawner)
-                and spawner.token_id == token.id
-                and spawner.pending in ("spawn", "check")
-            ):
-                return spawner
+            if isinstance(spawner, HpcSpawner) and spawner.token_id == token.id:
+                if spawner.ready:
+                    await self._look_again(spawner)
+                if spawner.pending in ("spawn", "check"):
+                    return spawner
         raise web.HTTPError(403, "This token belongs to no server that is starting.")
+
+    async def _look_again(self, spawner: HpcSpawner) -> None:
+        """The job of a running server may have been requeued and run again before anybody asked the scheduler."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REQUEUE_SECONDS
+        while spawner.ready and loop.time() < deadline:
+            spawner.shared.watcher.hurry(urgent=True)
+            await spawner.shared.watcher.changed(1.0)
+            await spawner.poll()
 
     async def _from_its_node(self, spawner: HpcSpawner) -> None:
         """Wait until the job is known to run; refuse a message from elsewhere. The proxy's headers do not count."""

@@ -218,3 +218,20 @@ def test_a_server_that_keeps_no_history_is_asked_for_it_once() -> None:
 
     asyncio.run(twice())
     assert [argv[1] for argv in asked] == ["-x", "-E", "-E"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (12, "The job was cancelled."),
+        (13, "The job's node failed. Start again; it will get another node."),
+        (15, "The job was cancelled before it ran."),
+    ],
+)
+def test_the_poll_sees_how_a_job_has_ended(number: int, words: str) -> None:
+    async def ask(argv: Sequence[str]) -> str:
+        return recorded("qstat-ended.txt")
+
+    job = asyncio.run(Pbs("/opt/pbs/bin", ask).jobs({"12.ctl", "13.ctl", "14.ctl", "15.ctl"}))[f"{number}.ctl"]
+    assert (job.user, job.phase) == ("bob", Phase.ENDED)
+    assert WORDS.explain(job) == words
