@@ -23,7 +23,7 @@ if WHOSE == "ours":
     session = own.Session("slurm", "climate", "regular", None, "", tempfile.mkdtemp(dir=HOME))
     os.environ["DASK_ROOT_CONFIG"] = str(own.write_session(HOME / ".local/share/hpchub/dask", session, site))
 else:
-    os.environ["DASK_ROOT_CONFIG"] = "/nonexistent"
+    os.environ["DASK_ROOT_CONFIG"] = tempfile.mkdtemp(dir=HOME)  # an empty one
 
 import dask.array as da  # noqa: E402 - dask reads its configuration when it is imported
 from dask_jobqueue import SLURMCluster  # noqa: E402
