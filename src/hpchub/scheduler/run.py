@@ -47,12 +47,14 @@ async def run(
         start_new_session=True,
     )
     try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(stdin.encode()), timeout)
+        async with asyncio.timeout(timeout):
+            stdout, stderr = await process.communicate(stdin.encode())
     except (TimeoutError, asyncio.CancelledError):
         # sudo runs as root, so the signal may be refused; then its own time limit has to end it
         with contextlib.suppress(ProcessLookupError, PermissionError, TimeoutError):
             os.killpg(process.pid, 9)
-            await asyncio.wait_for(process.wait(), 2)
+            async with asyncio.timeout(2):
+                await process.wait()
         raise
     return Finished(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 

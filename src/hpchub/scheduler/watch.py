@@ -72,6 +72,13 @@ class Bucket:
         self._tokens -= 1
 
 
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, at most so long. Python 3.11's wait_for would lose a cancellation that comes with it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
 class Watcher:
     """Watches jobs by id; everybody reads the same answer."""
 
@@ -120,8 +127,7 @@ class Watcher:
 
     async def changed(self, timeout: float) -> None:
         """Wait for the next news, at most `timeout` seconds."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), timeout)
+        await _wait(self._news, timeout)
 
     async def turn(self) -> None:
         """Wait until one more command fits into the minute, and count it."""
@@ -152,10 +158,9 @@ class Watcher:
 
     async def close(self) -> None:
         """End the poller."""
-        # Python 3.11's wait_for may swallow a cancellation that comes together with what it waits for.
-        while self._task and not self._task.done():
+        if self._task:
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=1)
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         while self._watched:
@@ -170,16 +175,17 @@ class Watcher:
         else:
             usual, soonest = self._poll_seconds, SOONEST
         due = self._last_poll + usual * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), max(0.0, due - self._clock()))
+        await _wait(self._wake, due - self._clock())
         while True:
             self._wake.clear()
             tokens = self._bucket.wait(DEBT if self._urgent else 0.0)
             rest = max(self._last_poll + soonest - self._clock(), tokens)
             if rest <= 0:
                 break
-            with contextlib.suppress(TimeoutError):  # an urgent wish may come meanwhile
-                await asyncio.wait_for(self._wake.wait() if not self._urgent else asyncio.sleep(rest), rest)
+            if self._urgent:
+                await asyncio.sleep(rest)
+            else:  # an urgent wish may come meanwhile
+                await _wait(self._wake, rest)
         self._urgent = False
 
     async def poll(self) -> None:
