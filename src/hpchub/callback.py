@@ -66,6 +66,7 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
             raise self._refused(spawner, "the port is known already")
         certificate = spawner.sign()
         spawner.report_port(port)
+        await spawner.keep()
         self.log.info("%s will listen on %s:%s", spawner._log_name, spawner.node, port)
         self.finish(json.dumps({"certificate": certificate}))
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlparse, urlunparse
 import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from traitlets.config import Config
 
-from hpchub import callback, credentials
+from hpchub import callback, credentials, database
 from hpchub.credentials import secret
 from hpchub.settings import Site
 from hpchub.spawn_page import handlers
@@ -65,6 +65,7 @@ def hub(c: Config, site: Site) -> None:
     c.JupyterHub.base_url = urlparse(site.hub.public_url).path
     c.JupyterHub.public_url = site.hub.public_url
     c.JupyterHub.db_url = f"sqlite:///{state / 'hub.sqlite'}"
+    c.JupyterHub.db_kwargs = {"connect_args": database.CONNECT}
     c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
     c.JupyterHub.admin_access = False
     c.JupyterHub.log_level = "INFO"

@@ -8,11 +8,16 @@ from pathlib import Path
 
 from jupyterhub import app, orm  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.httpclient import JupyterHubHTTPClient  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.user import User  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.utils import make_ssl_context  # type: ignore[import-untyped]  # upstream has no types
+from sqlalchemy.orm import Session
 from traitlets import Unicode
 
+from hpchub import database
 from hpchub.reconcile import Known, Reconciler, end_dask, known_to
 from hpchub.spawner import SUBMIT_TIMEOUT, USER_NAME, runtime
+
+database.patient(User)
 
 
 class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
@@ -21,9 +26,17 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
     In place of certificates that it would make for itself it takes those that the roles made.
     """
 
+    db: Session
     _reconciling: asyncio.Task[None]
     _ending: asyncio.Task[None]
     tls_directory = Unicode(help="Where hub.key, hub.pem and trusted.pem are.").tag(config=True)
+
+    def init_db(self) -> None:
+        """As upstream, with a session that bears a database that cannot be written."""
+        super().init_db()
+        self.session_factory = database.factory(self.db.get_bind().engine)
+        self.db.close()
+        self.db = self.session_factory()
 
     def init_internal_ssl(self) -> None:
         """Take the hub's key and certificate, and trust our authorities alone."""

@@ -31,6 +31,7 @@ from traitlets import Unicode, default
 from hpchub import credentials
 from hpchub import settings as site_settings
 from hpchub.as_user import AsUser, as_user
+from hpchub.database import CannotWrite, until_writable
 from hpchub.internal_tls import Labs, Pair
 from hpchub.reconcile import end_dask, new_tag
 from hpchub.request import JobRequest, check
@@ -213,11 +214,22 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             session.commit()
 
     def _commit(self) -> None:
-        """Write the state to the database now."""
+        """Write the state to the database now; raises CannotWrite."""
         self.orm_spawner.state = self.get_state()
         session = object_session(self.orm_spawner)
         if session is not None:
             session.commit()
+
+    async def keep(self, change: Callable[[], None] = lambda: None) -> None:
+        """Make a change and write the state, as soon as the database can be written: a job is not given up for that."""
+        while True:
+            try:
+                change()
+                return self._commit()
+            except CannotWrite:
+                self.log.warning("What is known about %s is not written down yet", self._log_name)
+                await asyncio.sleep(1)
+                await until_writable(object_session(self.orm_spawner))
 
     # -- wishes
 
@@ -288,7 +300,11 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         self.submitted_at = time.time()
         pair = self.shared.labs.caller(self.tag)
         self.certificate = pair.certificate
-        self._commit()  # a hub that dies now finds the job by its tag
+        try:
+            self._commit()  # a hub that dies now finds the job by its tag
+        except CannotWrite:
+            self._reset()
+            raise
         self._submission = asyncio.ensure_future(self._submit(request, pair))
         await asyncio.shield(self._submission)  # if the user gives up now, stop() still learns the job's id
         return await self._follow()
@@ -321,7 +337,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         if not isinstance(job_id, str) or not re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", job_id):
             raise Refused(f"{context.UNAVAILABLE} No job was started.", "submit", 503)
         self.job_id = job_id
-        self._commit()
+        await self.keep()
         self.log.info("Submitted job %s for %s: %s", job_id, self._log_name, request.model_dump())
         self.shared.watcher.watch(job_id, self.user.name)
 
@@ -353,7 +369,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         if job_id is None:
             raise Refused("The hub was restarted before your job was submitted. Please start again.", "lost", 500)
         self.job_id = job_id
-        self._commit()
+        await self.keep()
         self.shared.watcher.watch(job_id, self.user.name)
 
     async def _follow(self) -> str:
@@ -362,6 +378,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             await self._adopt()
         while not await self._comes_up():
             pass  # requeued
+        await until_writable(object_session(self.orm_spawner))  # or JupyterHub, which writes next, gives the job up
         self.log.info("%s answers in job %s at %s", self._log_name, self.job_id, self._url())
         return self._url()
 
@@ -425,9 +442,8 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         return job
 
     def report_port(self, port: int) -> None:
-        """What the callback has checked: the server of this job will listen there."""
+        """What the callback has checked: the server of this job will listen there. `keep` has to follow."""
         self.reported_port = port
-        self._commit()
         self.shared.watcher.notify()
 
     def _url(self) -> str:
@@ -477,8 +493,11 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             proxy = self.user.settings["proxy"]
             await proxy.delete_user(self.user, self.name)  # the hub shows the pending page
             url = await self._follow()
-            self.server.ip, self.server.port = urlparse(url).hostname, urlparse(url).port
-            self._commit()
+
+            def move() -> None:
+                self.server.ip, self.server.port = urlparse(url).hostname, urlparse(url).port
+
+            await self.keep(move)
             await proxy.add_user(self.user, self.name)
             return url
 

@@ -376,6 +376,25 @@ def api(signed_in: Callable[[str], BrowserContext]) -> Callable[..., tuple[int, 
 
 
 @pytest.fixture(scope="session")
+def healthy(visitor: Callable[[], BrowserContext], wait_until: Callable[..., None]) -> Callable[[], None]:
+    """Wait until the hub answers."""
+    request = visitor().request
+    return lambda: wait_until("the hub answers", lambda: request.get("/hub/health").ok, 60)
+
+
+@pytest.fixture
+def drain(run: Callable[[str, str], str]) -> Iterator[Callable[..., Callable[[], None]]]:
+    """Let nodes take no new job; what it gives lets them again, as the end of the test does."""
+
+    def take(nodes: str = "c1,c2") -> Callable[[], None]:
+        run("ctl", f"scontrol update NodeName={nodes} State=DRAIN Reason=test")
+        return lambda: run("ctl", f"scontrol update NodeName={nodes} State=RESUME") and None
+
+    yield take
+    run("ctl", "scontrol update NodeName=c1,c2 State=RESUME || true")
+
+
+@pytest.fixture(scope="session")
 def choose() -> Callable[..., None]:
     """Fill in the form; what is not named stays as it is."""
 

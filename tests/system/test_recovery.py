@@ -18,18 +18,9 @@ Jobs = Callable[[str], list[dict[str, str]]]
 Api = Callable[..., tuple[int, Any]]
 Wait = Callable[..., None]
 
-OUTAGE_SECONDS = 40
-
-
-@pytest.fixture
-def healthy(visitor: Callable[[], BrowserContext], wait_until: Wait) -> Callable[[], None]:
-    """Wait until the hub answers."""
-    request = visitor().request
-
-    def wait() -> None:
-        wait_until("the hub answers", lambda: request.get("/hub/health").ok, 60)
-
-    return wait
+OUTAGE_SECONDS = 25
+"""Two polls or more."""
+LOCK_SECONDS = 22
 
 
 @pytest.fixture
@@ -70,7 +61,32 @@ def state(api: Api) -> Callable[[str], dict[str, Any]]:
     return ask
 
 
-def test_while_the_batch_system_is_down_the_lab_stays_and_the_form_says_so(
+@pytest.fixture
+def says(signed_in: Callable[[str], BrowserContext]) -> Callable[[str, str], None]:
+    """Look at bob's server as he does: this element of the page holds these words."""
+
+    def look(element: str, words: str) -> None:
+        page = signed_in("bob").new_page()
+        page.goto("/user/bob/lab")
+        expect(page.locator(element)).to_contain_text(words)
+        page.close()
+
+    return look
+
+
+@pytest.fixture
+def ready(bob: Callable[[], str], state: Callable[[str], dict[str, Any]], wait_until: Wait) -> Callable[[], str]:
+    """Start bob's server and wait for his Lab; gives the number of its job."""
+
+    def start() -> str:
+        number = bob()
+        wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
+        return number
+
+    return start
+
+
+def test_while_slurmctld_is_down_the_lab_stays_and_the_form_says_so(
     lab: Callable[[str], str],
     signed_in: Callable[[str], BrowserContext],
     run: Run,
@@ -93,9 +109,9 @@ def test_while_the_batch_system_is_down_the_lab_stays_and_the_form_says_so(
     page.goto("/hub/spawn")
     expect(page.locator("#hpchub-notice, [name=project]").first).to_be_visible()
     page.close()
-    run("ctl", f"systemctl start {batch.unit}")
-    wait_until("it answers", lambda: number in [job["id"] for job in jobs("alice")], 60)
-    time.sleep(15)  # a poll or two
+    run("ctl", "systemctl start slurmctld")
+    wait_until("slurmctld answers", lambda: number in [job["id"] for job in jobs("alice")], 60)
+    time.sleep(11)  # a poll
     assert state("alice")["ready"]
     assert [job["id"] for job in jobs("alice") if job["name"] == "hpchub"] == [number]
 
@@ -111,7 +127,7 @@ def test_while_slurmdbd_is_down_the_lab_stays(
     lab("alice")
     repair("ctl", "systemctl start slurmdbd")
     run("ctl", "systemctl stop slurmdbd")
-    time.sleep(20)
+    time.sleep(11)
     assert state("alice")["ready"]
     assert signed_in("alice").request.get("/user/alice/api/status").ok
 
@@ -129,7 +145,7 @@ def test_while_munge_is_down_on_the_login_node_nothing_is_dropped_and_a_start_is
     before = [job["id"] for job in jobs("bob")]
     repair("login1", "systemctl start munge")
     run("login1", "systemctl stop munge")
-    time.sleep(20)
+    time.sleep(11)
     assert state("alice")["ready"]
     status, answer = api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})
     assert status >= 400
@@ -139,26 +155,22 @@ def test_while_munge_is_down_on_the_login_node_nothing_is_dropped_and_a_start_is
 
 
 def test_a_job_that_is_cancelled_from_outside_ends_the_session_and_the_page_says_so(
-    bob: Callable[[], str],
-    signed_in: Callable[[str], BrowserContext],
+    ready: Callable[[], str],
+    says: Callable[[str, str], None],
     run: Run,
     batch: Any,
     state: Callable[[str], dict[str, Any]],
     wait_until: Wait,
 ) -> None:
-    number = bob()
-    wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
-    run("ctl", batch.cancel.format(job=number))
+    number = ready()
+    run("ctl", f"scancel {number}")
     wait_until("the hub has noticed", lambda: not state("bob"), 60)
-    page = signed_in("bob").new_page()
-    page.goto("/user/bob/lab")
-    expect(page.locator("#hpchub-ended")).to_contain_text(f"job {number}) has ended. The job was cancelled.")
-    page.close()
+    says("#hpchub-ended", f"job {number}) has ended. The job was cancelled.")
 
 
 def test_a_node_that_fails_under_a_lab_ends_the_session_and_the_page_says_so(
-    bob: Callable[[], str],
-    signed_in: Callable[[str], BrowserContext],
+    ready: Callable[[], str],
+    says: Callable[[str, str], None],
     run: Run,
     batch: Any,
     jobs: Jobs,
@@ -166,44 +178,49 @@ def test_a_node_that_fails_under_a_lab_ends_the_session_and_the_page_says_so(
     repair: Callable[[str, str], None],
     wait_until: Wait,
 ) -> None:
-    number = bob()
-    wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
+    number = ready()
     node = next(job["node"] for job in jobs("bob") if job["id"] == number)
     repair("ctl", batch.found.format(node=node))
     repair(node, batch.revive)
     run(node, batch.die)
     run("ctl", batch.lose.format(node=node))
     wait_until("the hub has noticed", lambda: not state("bob"), 90)
-    page = signed_in("bob").new_page()
-    page.goto("/user/bob/lab")
-    expect(page.locator("#hpchub-ended")).to_contain_text("node failed")
-    page.close()
+    says("#hpchub-ended", "node failed")
 
 
+@pytest.mark.parametrize("back", ["on another node", "on the same node before the next poll"])
 def test_a_requeued_job_becomes_the_same_server_again(
-    bob: Callable[[], str],
+    back: str,
+    ready: Callable[[], str],
+    says: Callable[[str, str], None],
     signed_in: Callable[[str], BrowserContext],
     run: Run,
     batch: Any,
     jobs: Jobs,
     state: Callable[[str], dict[str, Any]],
+    drain: Callable[..., Callable[[], None]],
     wait_until: Wait,
 ) -> None:
-    number = bob()
-    wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
-    run("ctl", batch.requeue.format(job=number))
-    wait_until("the page says that it waits", lambda: state("bob").get("pending") == "spawn", 60)
-    page = signed_in("bob").new_page()
-    page.goto("/user/bob/lab")
-    expect(page.locator("#hpchub-pending")).to_contain_text(number)
-    page.close()
-    run("ctl", batch.again.format(job=number))
-    wait_until("bob's Lab is ready again", lambda: state("bob").get("ready"), 90)
-    page = signed_in("bob").new_page()
-    page.goto("/user/bob/lab")
-    expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=60_000)
-    page.close()
+    number = ready()
+    node = jobs("bob")[0]["node"]
+    drain(node if back == "on another node" else {"c1": "c2", "c2": "c1"}[node])
+    request = signed_in("bob").request
+    began = request.get("/user/bob/api/status").json()["started"]
+    run("ctl", f"scontrol update JobId={number} Requeue=1 && scontrol requeue {number}")
+    if back == "on another node":
+        wait_until("the page says that it waits", lambda: state("bob").get("pending") == "spawn", 60)
+        says("#hpchub-pending", number)
+    wait_until("the job waits", lambda: jobs("bob")[0]["state"] == "PENDING", 60)
+    run("ctl", f"scontrol update JobId={number} StartTime=now")
+
+    def anew() -> bool:
+        answer = request.get("/user/bob/api/status")
+        return answer.ok and "json" in answer.headers["content-type"] and answer.json()["started"] > began
+
+    wait_until("bob's next Lab answers at the same address", anew, 90)
+    assert state("bob")["ready"]
     assert [job["id"] for job in jobs("bob")] == [number]
+    assert (jobs("bob")[0]["node"] == node) is (back != "on another node")
 
 
 @pytest.mark.parametrize("moment", ["pending", "starting", "running"])
@@ -214,13 +231,11 @@ def test_a_hub_that_is_killed_finds_its_one_job_again(
     jobs: Jobs,
     bob: Callable[[], str],
     state: Callable[[str], dict[str, Any]],
-    repair: Callable[[str, str], None],
+    drain: Callable[..., Callable[[], None]],
     healthy: Callable[[], None],
     wait_until: Wait,
 ) -> None:
-    if moment == "pending":
-        repair("ctl", f"{batch.resume} || true")
-        run("ctl", batch.drain)
+    resume = drain() if moment == "pending" else lambda: None
     number = bob()
     if moment == "starting":
         wait_until("the job runs", lambda: [job["state"] for job in jobs("bob")] == ["RUNNING"])
@@ -230,7 +245,7 @@ def test_a_hub_that_is_killed_finds_its_one_job_again(
     healthy()
     if moment == "pending":
         assert state("bob")["pending"] == "spawn"
-        run("ctl", batch.resume)
+        resume()
     wait_until("bob's Lab is ready", lambda: state("bob").get("ready"), 90)
     assert [job["id"] for job in jobs("bob")] == [number]
 
@@ -261,6 +276,132 @@ def test_a_hub_that_is_killed_while_it_submits_has_one_job_or_none_but_never_one
     finally:
         api("bob", "DELETE", "/users/bob/server")
     wait_until("bob has no job", lambda: not jobs("bob"), 60)
+
+
+@pytest.fixture
+def second(
+    signed_in: Callable[[str], BrowserContext], choose: Callable[..., None], start: Callable[[Page], None], api: Api
+) -> Iterator[Callable[[], None]]:
+    """Ask for a second server of alice and do not wait for it; it is deleted afterwards."""
+
+    def ask() -> None:
+        page = signed_in("alice").new_page()
+        page.goto("/hub/spawn/alice/second")
+        choose(page, project="climate", queue="interactive", walltime="00:30")
+        start(page)
+        page.wait_for_url("**/spawn-pending/**")
+        page.close()
+
+    yield ask
+    api("alice", "DELETE", "/users/alice/servers/second", {"remove": True})
+
+
+@pytest.fixture
+def undisturbed(
+    signed_in: Callable[[str], BrowserContext],
+    api: Api,
+    jobs: Jobs,
+) -> Iterator[Callable[[float], None]]:
+    """For so long, alice's Lab and the hub's pages answer, and a new start is refused in words and without a job."""
+
+    def watch(seconds: float) -> None:
+        request, before = signed_in("alice").request, jobs("alice")
+        end = time.monotonic() + seconds
+        slowest = 0.0
+        while time.monotonic() < end:
+            began = time.monotonic()
+            home = request.get("/hub/home", max_redirects=0)
+            slowest = max(slowest, time.monotonic() - began)
+            assert home.status == 200, home.text()
+            assert request.get("/user/alice/api/status", max_redirects=0).ok
+            time.sleep(1)
+        print(f"slowest page: {slowest:.1f} s")
+        assert slowest < 5
+        wish = {"project": "climate", "queue": "interactive", "walltime": "00:30"}
+        status, answer = api("alice", "POST", "/users/alice/servers/third", {"user_options": wish})
+        assert (status, "try again in some minutes" in answer["message"]) == (503, True), answer
+        assert [job["id"] for job in jobs("alice")] == [job["id"] for job in before]
+
+    yield watch
+    api("alice", "DELETE", "/users/alice/servers/third", {"remove": True})
+
+
+def test_while_another_program_holds_the_database_labs_stay_and_afterwards_all_is_as_it_should_be(
+    lab: Callable[[str], str],
+    ready: Callable[[], str],
+    second: Callable[[], None],
+    undisturbed: Callable[[float], None],
+    run: Run,
+    jobs: Jobs,
+    api: Api,
+    state: Callable[[str], dict[str, Any]],
+    repair: Callable[[str, str], None],
+    wait_until: Wait,
+) -> None:
+    def servers() -> dict[str, Any]:
+        return dict(api("alice", "GET", "/users/alice")[1]["servers"])
+
+    number, ending = lab("alice"), ready()
+    process = run("login1", "systemctl show --property=MainPID hpchub")
+    second()
+    wait_until("alice has two jobs", lambda: len(jobs("alice")) == 2)
+    starting = jobs("alice")[-1]["id"]
+    hold = "import sqlite3, time; c = sqlite3.connect('/var/lib/hpchub/hub.sqlite'); c.execute('BEGIN EXCLUSIVE'); "
+    repair("login1", "systemctl stop hpchub-test-lock 2>/dev/null || true")
+    run("login1", f'systemd-run --unit=hpchub-test-lock --collect python3 -c "{hold}time.sleep(300)"')
+    run("ctl", f"scancel {ending}")
+    undisturbed(LOCK_SECONDS)
+    assert state("bob"), "its end cannot have been written down"
+    run("login1", "systemctl stop hpchub-test-lock")
+    wait_until("bob's server has ended", lambda: not state("bob"), 30)
+    wait_until("alice's second server is ready", lambda: servers()["second"]["ready"], 60)
+    assert servers()[""]["ready"]
+    assert [job["id"] for job in jobs("alice")] == [number, starting]
+    assert jobs("bob") == []
+    ready()
+    assert run("login1", "systemctl show --property=MainPID hpchub") == process, "the hub was restarted"
+
+
+@pytest.fixture
+def small_disk(run: Run, healthy: Callable[[], None]) -> Iterator[None]:
+    """The hub's state on a file system of 8 MiB; it is copied back afterwards."""
+    there = "/var/lib/hpchub"
+    copy = f"systemctl stop hpchub && mkdir /run/hpchub-test && cp -a {there}/. /run/hpchub-test"
+    run("login1", f"{copy} && mount -t tmpfs -o size=8m,mode=0700,uid=hpchub,gid=hpchub tmpfs {there}")
+    run("login1", f"cp -a /run/hpchub-test/. {there} && rm -r /run/hpchub-test && systemctl start hpchub")
+    healthy()
+    yield
+    copy = f"systemctl stop hpchub && rm -f {there}/full && mkdir /run/hpchub-test && cp -a {there}/. /run/hpchub-test"
+    run("login1", f"{copy} && umount {there} && rm -f {there}/hub.sqlite*")
+    run("login1", f"cp -a /run/hpchub-test/. {there} && rm -r /run/hpchub-test && systemctl start hpchub")
+    healthy()
+
+
+def test_while_the_hubs_disk_is_full_labs_stay_and_afterwards_all_is_as_it_should_be(
+    lab: Callable[[str], str],
+    ready: Callable[[], str],
+    small_disk: None,
+    undisturbed: Callable[[float], None],
+    run: Run,
+    jobs: Jobs,
+    api: Api,
+    state: Callable[[str], dict[str, Any]],
+    wait_until: Wait,
+) -> None:
+    number = lab("alice")
+    ready()
+    process = run("login1", "systemctl show --property=MainPID hpchub")
+    run("login1", "cat /dev/zero > /var/lib/hpchub/full || df /var/lib/hpchub | grep -q 100%")
+    api("bob", "DELETE", "/users/bob/server")
+    undisturbed(5)
+    assert state("alice")["ready"]
+    assert state("bob")["pending"] == "stop", "its end cannot have been written down"
+    run("login1", "rm /var/lib/hpchub/full")
+    wait_until("bob's server has ended", lambda: not state("bob"), 60)
+    assert [job["id"] for job in jobs("alice")] == [number]
+    assert jobs("bob") == []
+    ready()
+    assert run("login1", "systemctl show --property=MainPID hpchub") == process, "the hub was restarted"
 
 
 def test_a_job_of_this_hub_that_its_database_has_lost_is_cancelled_and_no_other_is(
@@ -331,15 +472,12 @@ def test_who_waits_reads_why_with_and_without_javascript_may_be_told_and_can_giv
     url: str,
     choose: Callable[..., None],
     start: Callable[[Page], None],
-    run: Run,
-    batch: Any,
     jobs: Jobs,
-    repair: Callable[[str, str], None],
+    drain: Callable[..., Callable[[], None]],
     shot: Callable[[Page, str], None],
     wait_until: Wait,
 ) -> None:
-    repair("ctl", f"{batch.resume} || true")
-    run("ctl", batch.drain)
+    drain()
     page = signed_in("bob").new_page()
     page.goto("/hub/spawn")
     choose(page, project="climate", queue="interactive", walltime="00:30")
@@ -366,3 +504,64 @@ def test_who_waits_reads_why_with_and_without_javascript_may_be_told_and_can_giv
     page.get_by_role("button", name="Cancel").click()
     wait_until("bob's job is gone", lambda: jobs("bob") == [], 60)
     plain.close()
+
+
+NOTED = """
+(() => {
+  const Real = window.Notification;
+  window.Notification = class extends Real {
+    constructor(title, options) {
+      super(title, options);
+      note({title, ...options});
+    }
+    static get permission() { return window.name === "undecided" ? "default" : Real.permission; }
+    static requestPermission() { note("asked"); return Promise.resolve("default"); }
+  };
+  addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+    note([document.title, document.querySelector("link[rel=icon]").href]);
+  }).observe(document.head, {subtree: true, childList: true, characterData: true, attributes: true}));
+})();
+"""
+
+
+def test_who_waits_is_told_when_the_job_starts_and_is_asked_for_leave_only_by_a_click(
+    signed_in: Callable[[str], BrowserContext],
+    browser: Browser,
+    url: str,
+    bob: Callable[[], str],
+    drain: Callable[..., Callable[[], None]],
+    wait_until: Wait,
+) -> None:
+    resume = drain()
+    number = bob()
+    noted: list[Any] = []
+    context = browser.new_context(
+        base_url=url, ignore_https_errors=True, storage_state=signed_in("bob").storage_state()
+    )
+    context.grant_permissions(["notifications"], origin=url)
+    context.expose_binding("note", lambda _source, what: noted.append(what))
+    context.add_init_script(NOTED)
+    page = context.new_page()
+    page.goto("/hub/spawn-pending/bob")
+    told = page.locator("#hpchub-notify")
+    expect(told).to_have_text("You will be told when it starts")
+    page.evaluate("window.name = 'undecided'")
+    page.reload()
+    expect(told).to_have_text("Tell me when it starts")
+    assert "asked" not in noted
+    told.click()
+    wait_until("the browser was asked", lambda: "asked" in noted)
+    page.evaluate("window.name = ''")
+    page.reload()
+    expect(page).to_have_title(re.compile("Waiting in the queue"))
+    noted.clear()
+    resume()
+    page.wait_for_url("**/user/bob/lab**", timeout=90_000)
+    (message,) = [what for what in noted if isinstance(what, dict)]
+    assert re.fullmatch("Your session on .+ is starting", message["title"])
+    assert re.fullmatch(r"Your job runs on c[12]; JupyterLab is starting\.", message["body"])
+    assert message["tag"] == f"hpchub-{number}"
+    heads = [what for what in noted if isinstance(what, list)]
+    assert any(title.startswith("Starting") and "/starting.svg" in icon for title, icon in heads), heads
+    assert "asked" not in noted
+    context.close()

@@ -3,23 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from playwright.sync_api import BrowserContext
 
 Run = Callable[[str, str], str]
 Jobs = Callable[[str], list[dict[str, str]]]
 Api = Callable[..., tuple[int, Any]]
-
-
-@pytest.fixture
-def healthy(visitor: Callable[[], BrowserContext], wait_until: Callable[..., None]) -> Callable[[], None]:
-    """Wait until the hub answers."""
-    request = visitor().request
-
-    def wait() -> None:
-        wait_until("the hub answers", lambda: request.get("/hub/health").ok, 60)
-
-    return wait
 
 
 def test_a_restart_of_the_hub_keeps_the_running_lab_and_its_route(
@@ -48,19 +36,22 @@ def test_a_restart_of_the_hub_keeps_the_running_lab_and_its_route(
 
 
 def test_a_job_that_waits_while_the_hub_restarts_still_becomes_a_lab(
-    api: Api, run: Run, jobs: Jobs, batch: Any, wait_until: Callable[..., None], healthy: Callable[[], None]
+    api: Api,
+    run: Run,
+    jobs: Jobs,
+    wait_until: Callable[..., None],
+    healthy: Callable[[], None],
+    drain: Callable[..., Callable[[], None]],
 ) -> None:
     others = [job["id"] for job in jobs("bob")]
-    run("ctl", batch.drain)
+    resume = drain()
+    assert api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})[0] in (201, 202)
     try:
-        assert api("bob", "POST", "/users/bob/server", {"user_options": {"project": "climate"}})[0] in (201, 202)
         waiting = jobs("bob")[-1]
         assert (waiting["state"], waiting["id"] in others) == ("PENDING", False)
         run("login1", "systemctl restart hpchub")
         healthy()
-    finally:
-        run("ctl", batch.resume)
-    try:
+        resume()
         wait_until(
             "bob's Lab is ready", lambda: api("bob", "GET", "/users/bob")[1]["servers"].get("", {}).get("ready"), 90
         )

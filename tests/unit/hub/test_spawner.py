@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from hpchub import spawner as spawner_module
 from hpchub.callback import addresses_of, plain, port_of
+from hpchub.database import CannotWrite
 from hpchub.internal_tls import Labs
 from hpchub.reconcile import identity
 from hpchub.scheduler import Phase
@@ -188,6 +189,56 @@ async def test_the_tag_is_saved_before_and_the_job_id_right_after_the_submission
     await until(lambda: saved(hub).get("job_id") == "77")
     assert not starting.done()
     starting.cancel()
+
+
+async def test_a_server_that_answers_while_the_database_is_locked_waits_for_it(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = asyncio.Event()
+
+    async def until_writable(session: Session) -> None:
+        await released.wait()
+
+    monkeypatch.setattr(spawner_module, "until_writable", until_writable)
+    spawner, starting = await start(hub)
+    run_job(hub, spawner)
+    await asyncio.sleep(0.3)
+    assert not starting.done(), "JupyterHub would give the job up when it cannot write its address"
+    released.set()
+    assert await asyncio.wait_for(starting, 30) == "https://c1:40001"
+
+
+async def test_what_cannot_be_written_about_a_submitted_job_is_written_later(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, fail = hub.session.commit, [True]
+
+    def failing() -> None:
+        if hub.program.calls and fail:
+            hub.session.rollback()
+            raise CannotWrite
+        commit()
+
+    monkeypatch.setattr(hub.session, "commit", failing)
+    _, starting = await start(hub)
+    assert "job_id" not in saved(hub)
+    fail.clear()
+    await until(lambda: saved(hub).get("job_id") == "77")
+    starting.cancel()
+
+
+async def test_without_a_database_nothing_is_submitted(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawner = hub.make()
+
+    def failing() -> None:
+        hub.session.rollback()
+        raise CannotWrite
+
+    monkeypatch.setattr(hub.session, "commit", failing)
+    with pytest.raises(CannotWrite):
+        await spawner.start()
+    assert hub.program.calls == []
+    assert await spawner.poll() == 0
 
 
 async def test_no_secret_is_in_the_saved_state(hub: SimpleNamespace) -> None:
