@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from hpchub.scheduler.run import counted
+
 MAX_ANSWER_BYTES = 64 * 1024
 
 
@@ -23,14 +25,16 @@ async def as_user(path: str, user: str, message: Mapping[str, Any], *, timeout: 
     Raises TimeoutError if there is none in time (the program may do what it was asked all the same), OSError if the
     socket is closed to us, ValueError if the answer is not one JSON object.
     """
-    async with asyncio.timeout(timeout):
-        reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
-        try:
-            writer.write(f"{user}\n{json.dumps(message)}".encode())
-            writer.write_eof()
-            answer = json.loads(await reader.readline())
-        finally:
-            writer.close()
-    if not isinstance(answer, dict):
-        raise ValueError("the answer is not an object")
-    return answer
+    with counted(str(message.get("verb"))) as command:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
+            try:
+                writer.write(f"{user}\n{json.dumps(message)}".encode())
+                writer.write_eof()
+                answer = json.loads(await reader.readline())
+            finally:
+                writer.close()
+        if not isinstance(answer, dict):
+            raise ValueError("the answer is not an object")
+        command.outcome = "answered" if answer.get("ok") else "refused"
+        return answer

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from hpchub.as_user import as_user
 from hpchub.privileged import relay
@@ -99,6 +100,29 @@ async def test_the_hub_sends_name_and_request_and_reads_one_object(
     assert await as_user(path, "alice", {"verb": "x"}, timeout=5) == {"ok": True, "job_id": "7"}
     name, request = seen[0].split(b"\n")
     assert (name, json.loads(request)) == (b"alice", {"verb": "x"})
+
+
+async def test_what_the_hub_has_done_as_a_user_counts_among_the_commands_with_outcome_and_time(
+    answering: tuple[str, list[bytes], list[bytes]],
+) -> None:
+    path, _, answers = answering
+
+    def count(outcome: str) -> float:
+        return (
+            REGISTRY.get_sample_value("hpchub_scheduler_commands_total", {"command": "submit", "outcome": outcome})
+            or 0.0
+        )
+
+    def timed() -> float:
+        return REGISTRY.get_sample_value("hpchub_scheduler_command_seconds_count", {"command": "submit"}) or 0.0
+
+    before = [count("answered"), count("refused"), count("failed"), timed()]
+    for answer in (b'{"ok": true}\n', b'{"ok": false}\n', b"nonsense\n"):
+        answers[0] = answer
+        with contextlib.suppress(ValueError):
+            await as_user(path, "alice", {"verb": "submit"}, timeout=5)
+    after = [count("answered"), count("refused"), count("failed"), timed()]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1, 1, 3]
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]\n", b"nonsense\n", b'"' + b"x" * 100_000 + b'"\n'])

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from prometheus_client import Counter, Histogram
 
 from hpchub.scheduler import SchedulerUnavailable
+
+T = TypeVar("T")
 
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -22,6 +25,59 @@ ENVIRONMENT = {
 
 COMMANDS = Counter("hpchub_scheduler_commands_total", "Commands given to the scheduler", ["command", "outcome"])
 LATENCY = Histogram("hpchub_scheduler_command_seconds", "How long the scheduler took to answer", ["command"])
+
+
+class Bucket:
+    """A token bucket: at most `burst` at once and `per_minute` on average."""
+
+    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start full."""
+        self._rate, self._burst, self._clock = per_minute / 60, burst, clock
+        self._tokens, self._at = burst, clock()
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+
+    def wait(self, debt: float = 0.0) -> float:
+        """Seconds until a token is there, or may be owed."""
+        self._refill()
+        return max(0.0, (1 - debt - self._tokens) / self._rate)
+
+    def take(self) -> None:
+        """Use one token, even one that is not there yet."""
+        self._refill()
+        self._tokens -= 1
+
+    async def turn(self) -> None:
+        """Wait until one more command fits into the minute, and count it."""
+        while (rest := self.wait()) > 0:
+            await asyncio.sleep(rest)
+        self.take()
+
+
+class Together(Generic[T]):
+    """One question for all users about whom somebody asks meanwhile, and no more questions than the bucket has."""
+
+    def __init__(self, ask: Callable[[Collection[str]], Awaitable[Mapping[str, T]]], bucket: Bucket) -> None:
+        """Nothing is asked yet."""
+        self._ask, self._bucket = ask, bucket
+        self._next: tuple[set[str], asyncio.Task[Mapping[str, T]]] | None = None
+
+    async def get(self, user: str) -> T | None:
+        """The answer about one user; raises what asking raises."""
+        if self._next is None:
+            users: set[str] = set()
+            self._next = users, asyncio.create_task(self._all(users))
+        users, answer = self._next
+        users.add(user)
+        return (await asyncio.shield(answer)).get(user)  # who gives up leaves the others their answer
+
+    async def _all(self, users: set[str]) -> Mapping[str, T]:
+        await self._bucket.turn()
+        self._next = None
+        return await self._ask(users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +115,24 @@ async def run(
     return Finished(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
+@dataclass(slots=True)
+class Command:
+    """One command, whose outcome is for the metrics."""
+
+    outcome: str = "failed"
+
+
+@contextlib.contextmanager
+def counted(name: str) -> Iterator[Command]:
+    """Count the command that is given inside, and how long it took."""
+    command, began = Command(), time.monotonic()
+    try:
+        yield command
+    finally:
+        COMMANDS.labels(name, command.outcome).inc()
+        LATENCY.labels(name).observe(time.monotonic() - began)
+
+
 def asker(timeout: float = 15.0) -> Asker:
     """An `Ask` that waits at most `timeout` seconds."""
     return Asker(timeout)
@@ -73,18 +147,15 @@ class Asker:
     async def __call__(self, argv: Sequence[str]) -> str:
         """The standard output; raises SchedulerUnavailable for whatever else happens."""
         name = os.path.basename(argv[0])  # noqa: PTH119 - a label, not a path
-        began = time.monotonic()
-        outcome = "failed"
-        try:
-            finished = await run(argv, timeout=self.timeout)
-            if finished.status == 0:
-                outcome = "answered"
-                return finished.stdout
-            raise SchedulerUnavailable(f"{name} failed with status {finished.status}: {finished.stderr.strip()[:500]}")
-        except TimeoutError as error:
-            raise SchedulerUnavailable(f"{name} did not answer within {self.timeout:g} s") from error
-        except OSError as error:
-            raise SchedulerUnavailable(f"{argv[0]} cannot be run: {error.strerror}") from error
-        finally:
-            COMMANDS.labels(name, outcome).inc()
-            LATENCY.labels(name).observe(time.monotonic() - began)
+        with counted(name) as command:
+            try:
+                finished = await run(argv, timeout=self.timeout)
+            except TimeoutError as error:
+                raise SchedulerUnavailable(f"{name} did not answer within {self.timeout:g} s") from error
+            except OSError as error:
+                raise SchedulerUnavailable(f"{argv[0]} cannot be run: {error.strerror}") from error
+            if finished.status != 0:
+                told = finished.stderr.strip()[:500]
+                raise SchedulerUnavailable(f"{name} failed with status {finished.status}: {told}")
+            command.outcome = "answered"
+            return finished.stdout

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from prometheus_client import Gauge
 
 from hpchub.scheduler import JobState, Phase, Place, Scheduler, SchedulerUnavailable
+from hpchub.scheduler.run import Bucket
 
 log = logging.getLogger("JupyterHub.hpchub")
 
@@ -48,30 +49,6 @@ class _Watched:
     misses: int = 0
 
 
-class Bucket:
-    """A token bucket: at most `burst` at once and `per_minute` on average."""
-
-    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start full."""
-        self._rate, self._burst, self._clock = per_minute / 60, burst, clock
-        self._tokens, self._at = burst, clock()
-
-    def _refill(self) -> None:
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-
-    def wait(self, debt: float = 0.0) -> float:
-        """Seconds until a token is there, or may be owed."""
-        self._refill()
-        return max(0.0, (1 - debt - self._tokens) / self._rate)
-
-    def take(self) -> None:
-        """Use one token, even one that is not there yet."""
-        self._refill()
-        self._tokens -= 1
-
-
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     """Wait for the event, at most so long. Python 3.11's wait_for would lose a cancellation that comes with it."""
     with contextlib.suppress(TimeoutError):
@@ -95,6 +72,7 @@ class Watcher:
         self._failures = 0
         self._urgent = False
         self._last_poll = float("-inf")
+        self._asked = float("-inf")
         self._places: tuple[float, Mapping[str, Place]] = (float("-inf"), {})
 
     def watch(self, job_id: str, user: str) -> None:
@@ -120,6 +98,13 @@ class Watcher:
         self._urgent |= urgent
         self._wake.set()
 
+    async def ask(self) -> None:
+        """Wait for a good answer to a question that is put from now on."""
+        began = self._clock()
+        while self._asked < began:
+            self.hurry(urgent=True)
+            await self.changed(1.0)
+
     def notify(self) -> None:
         """Wake all who wait in `changed`."""
         self._news.set()
@@ -131,9 +116,7 @@ class Watcher:
 
     async def turn(self) -> None:
         """Wait until one more command fits into the minute, and count it."""
-        while (rest := self._bucket.wait()) > 0:
-            await asyncio.sleep(rest)
-        self._bucket.take()
+        await self._bucket.turn()
 
     async def jobs(self) -> Mapping[str, JobState]:
         """All jobs with the hub's name, watched or not, asked for now. Raises SchedulerUnavailable."""
@@ -204,6 +187,8 @@ class Watcher:
             log.exception("The answer about the jobs could not be used")
             return
         self._failures = 0
+        self._asked = self._last_poll
+        self._answer = (self._clock(), jobs)
         answered = time.time()
         LAST_ANSWER.set(answered)
         AGE.set_function(lambda: time.time() - answered)

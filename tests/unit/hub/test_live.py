@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hpchub.scheduler import Project, Queue, Reservation, SchedulerUnavailable
 from hpchub.scheduler.live import Live, combine
+from hpchub.scheduler.run import Bucket, Together
+from hpchub.scheduler.slurm import Slurm
 from hpchub.settings import Projects, Site
 from hpchub.spawn_page import context
 
@@ -84,3 +88,63 @@ def test_the_form_tells_of_the_next_maintenance_and_of_no_past_one(
     form = context.render(site, facts, {}, {})
     assert ("hpchub-maintenance" in form) is bool(words)
     assert words in form
+
+
+PARTITION = "PartitionName=regular AllowAccounts=ALL AllowGroups=ALL AllowQos=ALL State=UP MaxTime=12:00:00\n"
+
+
+async def test_a_class_that_opens_the_form_does_not_storm_the_scheduler(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpchub.scheduler.slurm.QUESTIONS_PER_MINUTE", 600.0)  # a minute of the test takes 1.2 s
+    asked: list[Sequence[str]] = []
+
+    async def ask(argv: Sequence[str]) -> str:
+        asked.append(argv)
+        await asyncio.sleep(0.02)
+        program = argv[0].rsplit("/", 1)[-1]
+        if program == "sacctmgr":
+            users = argv[-2].removeprefix("user=").split(",")
+            return "".join(f"climate||normal|{user}\n" for user in users if user != "user7")
+        if program == "sinfo":
+            return "regular|36|111616|(null)\n"
+        return PARTITION if argv[-1] == "partition" else "No reservations in the system\n"
+
+    live = Live(Slurm("/usr/bin", ask), site)
+
+    async def form(number: int) -> tuple[str, ...]:
+        await asyncio.sleep(1.2 * number / 190)
+        return (await live.facts(f"user{number}")).projects
+
+    projects = await asyncio.gather(*(form(number) for number in range(190)))
+    assert [number for number, names in enumerate(projects) if names != ("climate",)] == [7], "each has his own answer"
+    by_program = Counter(argv[0].rsplit("/", 1)[-1] for argv in asked)
+    assert by_program.pop("sacctmgr") <= 12 + 3 + 1
+    assert by_program == {"scontrol": 2, "sinfo": 1}
+
+
+async def test_who_gives_up_a_shared_question_leaves_the_others_their_answer() -> None:
+    async def ask(users: Collection[str]) -> dict[str, str]:
+        await asyncio.sleep(0.05)
+        return {user: user.upper() for user in users}
+
+    together = Together(ask, Bucket(60, 1))
+    first, other = (asyncio.ensure_future(together.get(user)) for user in ("alice", "bob"))
+    await asyncio.sleep(0.02)
+    first.cancel()
+    assert await other == "BOB"
+
+
+async def test_a_shared_question_that_fails_fails_for_all_and_the_next_is_asked_again() -> None:
+    answers = [SchedulerUnavailable("down"), {"alice": 1}]
+
+    async def ask(users: Collection[str]) -> dict[str, int]:
+        answer = answers.pop(0)
+        if isinstance(answer, SchedulerUnavailable):
+            raise answer
+        return answer
+
+    together = Together(ask, Bucket(6000, 5))
+    failed = await asyncio.gather(together.get("alice"), together.get("bob"), return_exceptions=True)
+    assert [type(one) for one in failed] == [SchedulerUnavailable, SchedulerUnavailable]
+    assert await together.get("alice") == 1

@@ -114,6 +114,22 @@ async def test_who_waits_is_woken_by_the_next_answer(watcher: Watcher, scheduler
     await asyncio.wait_for(waiting, 0.5)
 
 
+async def test_whoever_needs_news_gets_an_answer_to_a_question_that_was_put_afterwards(
+    watcher: Watcher, scheduler: FakeScheduler
+) -> None:
+    await watcher.poll()
+    waiting = asyncio.ensure_future(watcher.ask())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    scheduler.down = True
+    await watcher.poll()
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    scheduler.down = False
+    await watcher.poll()
+    await asyncio.wait_for(waiting, 1)
+
+
 @pytest.mark.parametrize("turns", range(5))
 async def test_whoever_gives_up_at_the_very_moment_of_the_news_does_give_up(watcher: Watcher, turns: int) -> None:
     cancelled = 0
