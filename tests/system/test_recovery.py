@@ -205,7 +205,14 @@ def test_a_requeued_job_becomes_the_same_server_again(
     node = jobs("bob")[0]["node"]
     drain(node if back == "on another node" else {"c1": "c2", "c2": "c1"}[node])
     request = signed_in("bob").request
-    began = request.get("/user/bob/api/status").json()["started"]
+
+    def started() -> str:
+        request.get("/user/bob/lab")  # each Lab wants to see who comes
+        answer = request.get("/user/bob/api/status")
+        return str(answer.json().get("started", "")) if "json" in answer.headers["content-type"] else ""
+
+    began = started()
+    assert began
     run("ctl", f"scontrol update JobId={number} Requeue=1 && scontrol requeue {number}")
     if back == "on another node":
         wait_until("the page says that it waits", lambda: state("bob").get("pending") == "spawn", 60)
@@ -213,11 +220,7 @@ def test_a_requeued_job_becomes_the_same_server_again(
     wait_until("the job waits", lambda: jobs("bob")[0]["state"] == "PENDING", 60)
     run("ctl", f"scontrol update JobId={number} StartTime=now")
 
-    def anew() -> bool:
-        answer = request.get("/user/bob/api/status")
-        return answer.ok and "json" in answer.headers["content-type"] and answer.json()["started"] > began
-
-    wait_until("bob's next Lab answers at the same address", anew, 90)
+    wait_until("bob's next Lab answers at the same address", lambda: started() > began, 90)
     assert state("bob")["ready"]
     assert [job["id"] for job in jobs("bob")] == [number]
     assert (jobs("bob")[0]["node"] == node) is (back != "on another node")
@@ -344,7 +347,8 @@ def test_while_another_program_holds_the_database_labs_stay_and_afterwards_all_i
     number, ending = lab("alice"), ready()
     process = run("login1", "systemctl show --property=MainPID hpchub")
     second()
-    wait_until("alice has two jobs", lambda: len(jobs("alice")) == 2)
+    said = "journalctl --unit=hpchub --since=-2min --output=cat"
+    wait_until("alice's second Lab comes up", lambda: "alice:second will listen" in run("login1", said), 60)
     starting = jobs("alice")[-1]["id"]
     hold = "import sqlite3, time; c = sqlite3.connect('/var/lib/hpchub/hub.sqlite'); c.execute('BEGIN EXCLUSIVE'); "
     repair("login1", "systemctl stop hpchub-test-lock 2>/dev/null || true")
