@@ -6,6 +6,7 @@ batch system is PBS. Screenshots stay in build/screenshots/$CLUSTER-$SUITE.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -383,15 +384,16 @@ def healthy(visitor: Callable[[], BrowserContext], wait_until: Callable[..., Non
 
 
 @pytest.fixture
-def drain(run: Callable[[str, str], str]) -> Iterator[Callable[..., Callable[[], None]]]:
-    """Let nodes take no new job; what it gives lets them again, as the end of the test does."""
+def drain(run: Callable[[str, str], str], batch: Batch) -> Iterator[Callable[..., Callable[[], None]]]:
+    """Let both nodes, or the one, take no new job; what it gives lets them again, as the end of the test does."""
 
-    def take(nodes: str = "c1,c2") -> Callable[[], None]:
-        run("ctl", f"scontrol update NodeName={nodes} State=DRAIN Reason=test")
-        return lambda: run("ctl", f"scontrol update NodeName={nodes} State=RESUME") and None
+    def take(node: str = "") -> Callable[[], None]:
+        both = re.compile(r"c1[ ,]c2")
+        run("ctl", both.sub(node, batch.drain) if node else batch.drain)
+        return lambda: run("ctl", both.sub(node, batch.resume) if node else batch.resume) and None
 
     yield take
-    run("ctl", "scontrol update NodeName=c1,c2 State=RESUME || true")
+    run("ctl", f"{batch.resume} || true")
 
 
 @pytest.fixture(scope="session")

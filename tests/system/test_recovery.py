@@ -86,7 +86,7 @@ def ready(bob: Callable[[], str], state: Callable[[str], dict[str, Any]], wait_u
     return start
 
 
-def test_while_slurmctld_is_down_the_lab_stays_and_the_form_says_so(
+def test_while_the_batch_system_is_down_the_lab_stays_and_the_form_says_so(
     lab: Callable[[str], str],
     signed_in: Callable[[str], BrowserContext],
     run: Run,
@@ -109,8 +109,8 @@ def test_while_slurmctld_is_down_the_lab_stays_and_the_form_says_so(
     page.goto("/hub/spawn")
     expect(page.locator("#hpchub-notice, [name=project]").first).to_be_visible()
     page.close()
-    run("ctl", "systemctl start slurmctld")
-    wait_until("slurmctld answers", lambda: number in [job["id"] for job in jobs("alice")], 60)
+    run("ctl", f"systemctl start {batch.unit}")
+    wait_until("it answers", lambda: number in [job["id"] for job in jobs("alice")], 60)
     time.sleep(11)  # a poll
     assert state("alice")["ready"]
     assert [job["id"] for job in jobs("alice") if job["name"] == "hpchub"] == [number]
@@ -163,7 +163,7 @@ def test_a_job_that_is_cancelled_from_outside_ends_the_session_and_the_page_says
     wait_until: Wait,
 ) -> None:
     number = ready()
-    run("ctl", f"scancel {number}")
+    run("ctl", batch.cancel.format(job=number))
     wait_until("the hub has noticed", lambda: not state("bob"), 60)
     says("#hpchub-ended", f"job {number}) has ended. The job was cancelled.")
 
@@ -213,12 +213,13 @@ def test_a_requeued_job_becomes_the_same_server_again(
 
     began = started()
     assert began
-    run("ctl", f"scontrol update JobId={number} Requeue=1 && scontrol requeue {number}")
+    run("ctl", batch.requeue.format(job=number))
     if back == "on another node":
         wait_until("the page says that it waits", lambda: state("bob").get("pending") == "spawn", 60)
         says("#hpchub-pending", number)
-    wait_until("the job waits", lambda: jobs("bob")[0]["state"] == "PENDING", 60)
-    run("ctl", f"scontrol update JobId={number} StartTime=now")
+    if batch.again != "true":
+        wait_until("the job waits", lambda: jobs("bob")[0]["state"] == "PENDING", 60)
+        run("ctl", batch.again.format(job=number))
 
     wait_until("bob's next Lab answers at the same address", lambda: started() > began, 90)
     assert state("bob")["ready"]
@@ -335,6 +336,7 @@ def test_while_another_program_holds_the_database_labs_stay_and_afterwards_all_i
     second: Callable[[], None],
     undisturbed: Callable[[float], None],
     run: Run,
+    batch: Any,
     jobs: Jobs,
     api: Api,
     state: Callable[[str], dict[str, Any]],
@@ -353,7 +355,7 @@ def test_while_another_program_holds_the_database_labs_stay_and_afterwards_all_i
     hold = "import sqlite3, time; c = sqlite3.connect('/var/lib/hpchub/hub.sqlite'); c.execute('BEGIN EXCLUSIVE'); "
     repair("login1", "systemctl stop hpchub-test-lock 2>/dev/null || true")
     run("login1", f'systemd-run --unit=hpchub-test-lock --collect python3 -c "{hold}time.sleep(300)"')
-    run("ctl", f"scancel {ending}")
+    run("ctl", batch.cancel.format(job=ending))
     undisturbed(LOCK_SECONDS)
     assert state("bob"), "its end cannot have been written down"
     run("login1", "systemctl stop hpchub-test-lock")
@@ -476,6 +478,7 @@ def test_who_waits_reads_why_with_and_without_javascript_may_be_told_and_can_giv
     url: str,
     choose: Callable[..., None],
     start: Callable[[Page], None],
+    batch: Any,
     jobs: Jobs,
     drain: Callable[..., Callable[[], None]],
     shot: Callable[[Page, str], None],
