@@ -14,8 +14,6 @@ from hpchub.scheduler import Phase
 from hpchub.spawner import HpcSpawner
 
 LONGEST_BODY = 64
-REQUEUE_SECONDS = 12.0
-"""How long a running server's job is looked at again: a poll or two."""
 NODE_SECONDS = 30.0
 """How long the answer may take until the scheduler says on which node the job runs."""
 
@@ -51,7 +49,7 @@ def plain(address: str) -> str:
 
 
 class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
-    """POST /hub/api/hpchub/port, with the server's own token, from its own node, once, while its start is pending."""
+    """POST /hub/api/hpchub/port, with the server's own token, from its own node, once for each start of its job."""
 
     @web.authenticated
     async def post(self) -> None:
@@ -83,12 +81,12 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
 
     async def _look_again(self, spawner: HpcSpawner) -> None:
         """The job of a running server may have been requeued and run again before anybody asked the scheduler."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + REQUEUE_SECONDS
-        while spawner.ready and loop.time() < deadline:
-            spawner.shared.watcher.hurry(urgent=True)
-            await spawner.shared.watcher.changed(1.0)
-            await spawner.poll()
+        try:
+            async with asyncio.timeout(NODE_SECONDS):
+                await spawner.shared.watcher.ask()
+        except TimeoutError as error:  # the Lab tries again; with a refusal it would end
+            raise web.HTTPError(503, "The scheduler does not say yet where this job runs. Try again.") from error
+        await spawner.poll()
 
     async def _from_its_node(self, spawner: HpcSpawner) -> None:
         """Wait until the job is known to run; refuse a message from elsewhere. The proxy's headers do not count."""
