@@ -48,6 +48,7 @@ def bob(api: Api, jobs: Jobs, wait_until: Wait) -> Iterator[Callable[[], str]]:
     yield start
     api("bob", "DELETE", "/users/bob/server")
     wait_until("bob has no job", lambda: not mine(), 60)
+    wait_until("the hub has noticed", lambda: api("bob", "GET", "/users/bob")[1]["servers"] == {}, 60)
 
 
 @pytest.fixture
