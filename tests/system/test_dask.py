@@ -111,7 +111,9 @@ for cluster in (waits, refused, died):
 
 
 def test_a_cluster_says_why_its_workers_do_not_come(kernel: str, execute: Execute) -> None:
-    waits, refused, died, shown = execute(kernel, WORDS).split("\n-- ")[-4:]
+    said = execute(kernel, WORDS)
+    assert said.count("-- ") >= 4, said
+    waits, refused, died, shown = f"\n{said}".split("\n-- ")[-4:]
     assert re.search(r"0 of 2 workers are there.\n2 jobs \(\d+, \d+\) in the queue: Its earliest start has not", waits)
     assert re.search(r"Expected start: \d\d \w+ \d\d:\d\d\.", waits)
     assert "No job was queued: You may not use this queue" in refused

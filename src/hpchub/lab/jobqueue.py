@@ -215,9 +215,9 @@ class JobQueueCluster(core.JobQueueCluster):  # type: ignore[misc]  # upstream h
         return "\n".join(lines) or f"All {present} workers are there."
 
     def _absent(self) -> list[waiting.Absent]:
-        seen = {worker["name"] for worker in self.scheduler_info["workers"].values()}
+        seen = {worker["name"] for worker in list(self.scheduler_info["workers"].values())}
         found = []
-        for name, spec in self.worker_spec.items():
+        for name, spec in list(self.worker_spec.items()):  # a notebook asks from another thread
             names = [f"{name}{suffix}" for suffix in spec.get("group", [""])]
             if not seen.intersection(names):
                 job = self.workers.get(name)

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import dask.config
 
@@ -21,6 +22,7 @@ from hpchub.scheduler.pbs import Pbs
 from hpchub.scheduler.run import asker
 from hpchub.scheduler.slurm import Slurm
 
+_keeping = Lock()
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
 
 
@@ -90,13 +92,14 @@ def directory() -> Path:
 def keep(addresses: tuple[str, ...], jobs: int) -> None:
     """Write the file of this process, or remove it if it has no cluster any more."""
     path = directory() / process()
-    if not addresses:
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}")
-    fresh.write_text(json.dumps({"addresses": addresses, "jobs": jobs}), encoding="ascii")
-    fresh.replace(path)
+    with _keeping:  # clusters live in a thread of their own
+        if not addresses:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}")
+        fresh.write_text(json.dumps({"addresses": addresses, "jobs": jobs}), encoding="ascii")
+        fresh.replace(path)
 
 
 def running() -> list[Running]:
