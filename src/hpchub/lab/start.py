@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+from hpchub.lab import lean
+
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable
 API_URL = "JUPYTERHUB_API_URL"
 MAX_ANSWER_BYTES = 16 * 1024
@@ -216,7 +218,8 @@ def serve(order: Order, runtime: str) -> int:
         os.environ["JUPYTERHUB_SERVICE_URL"] = f"https://0.0.0.0:{port}{order.environment['JUPYTERHUB_SERVICE_PREFIX']}"
 
         # Jupyter and dask read their paths when they are imported.
-        from hpchub.lab import leftovers, server
+        with lean.imports():
+            from hpchub.lab import leftovers, server
 
         Path(runtime, "tls.pem").write_text(certificate.result(), encoding="ascii")
         leftovers.start()
