@@ -245,3 +245,47 @@ def test_the_age_of_the_last_answer_and_the_commands_are_metrics() -> None:
         "hpchub_queue_wait_seconds",
         "hpchub_orphans_cancelled",
     } <= names
+
+
+class SimulatedTime(asyncio.SelectorEventLoop):
+    """A loop that never waits: when nothing is left to do, its clock jumps to what is due next."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:
+            self.now = max(self.now, self._scheduled[0].when()) + 1e-6
+        super()._run_once()
+
+
+def test_ten_thousand_jobs_cost_at_most_twelve_commands_in_any_minute_whoever_is_in_a_hurry_and_whatever_ends(
+    scheduler: FakeScheduler,
+) -> None:
+    asked: list[float] = []
+    alive = list(range(10_000))
+
+    async def ten_minutes() -> None:
+        loop = asyncio.get_running_loop()
+        scheduler._ask = lambda what: asked.append(loop.time())  # type: ignore[method-assign]
+        watcher = Watcher(scheduler, 10, loop.time)
+        for number in alive:
+            scheduler.put(str(number), Phase.WAITING if number % 10 == 0 else Phase.RUNNING)
+            watcher.watch(str(number), "alice")
+        while loop.time() < 600:
+            watcher.hurry(urgent=int(loop.time()) % 120 < 60)
+            if int(loop.time()) % 7 == 0:  # jobs that vanish, of which only the accounting knows
+                job = scheduler.listed.pop(str(alive.pop()))
+                scheduler.accounted[job.job_id] = JobState(job.job_id, "alice", Phase.ENDED, "COMPLETED")
+            await watcher.locate()
+            await asyncio.sleep(1)
+        assert watcher.look("9999").phase is Phase.ENDED
+        assert watcher.look("5").phase is Phase.RUNNING
+        await watcher.close()
+
+    with asyncio.Runner(loop_factory=SimulatedTime) as runner:
+        runner.run(ten_minutes())
+    assert max(sum(begin <= at < begin + 60 for at in asked) for begin in asked) <= 12
+    assert len(asked) > 60
