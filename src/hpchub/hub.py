@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jupyterhub import app, orm  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.httpclient import JupyterHubHTTPClient  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.user import User  # type: ignore[import-untyped]  # upstream has no types
-from jupyterhub.utils import make_ssl_context  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.utils import catch_db_error, make_ssl_context  # type: ignore[import-untyped]  # upstream has no types
 from sqlalchemy.orm import Session
 from traitlets import Unicode
 
@@ -18,6 +22,9 @@ from hpchub.reconcile import Known, Reconciler, end_dask, known_to
 from hpchub.spawner import SUBMIT_TIMEOUT, USER_NAME, runtime
 
 database.patient(User)
+
+ACTIVITY_SECONDS = 300.0
+"""How often the proxy's word about activity is taken over; Labs report theirs as often."""
 
 
 class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
@@ -29,6 +36,7 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
     db: Session
     _reconciling: asyncio.Task[None]
     _ending: asyncio.Task[None]
+    _activity_due = 0.0
     tls_directory = Unicode(help="Where hub.key, hub.pem and trusted.pem are.").tag(config=True)
 
     def init_db(self) -> None:
@@ -51,6 +59,30 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
         if JupyterHubHTTPClient.initialized():
             JupyterHubHTTPClient.clear_instance()
         JupyterHubHTTPClient.instance(parent=self, _internal_connector_options={"ssl": context})
+
+    @catch_db_error  # type: ignore[untyped-decorator]  # upstream has no types
+    async def update_last_activity(self) -> None:
+        """Give the proxy the routes that it lacks; from time to time take over what it knows of activity.
+
+        Upstream asks the database about one server after the other each time, and nobody is served meanwhile.
+        """
+        routes = await self.proxy.get_all_routes()
+        now = time.monotonic()
+        if now >= self._activity_due:
+            self._activity_due = now + ACTIVITY_SECONDS
+            self._take_activity([route["data"] for route in routes.values()])
+        await self.proxy.check_routes(self.users, self._service_map, routes)
+
+    def _take_activity(self, routes: list[Mapping[str, Any]]) -> None:
+        """Move the last activity of users and servers forward."""
+        seen = {(data.get("user"), data.get("server_name")): data.get("last_activity") for data in routes}
+        for user in self.users.values():
+            for name, spawner in user.spawners.items():
+                if (told := seen.get((user.name, name))) and spawner.orm_spawner:
+                    when = datetime.fromisoformat(told).astimezone(UTC).replace(tzinfo=None)
+                    for row in (user.orm_user, spawner.orm_spawner):
+                        row.last_activity = max(row.last_activity or when, when)
+        self.db.commit()
 
     async def start(self) -> None:
         """As upstream; then look for lost jobs for as long as the hub runs."""

@@ -62,6 +62,8 @@ LINGER_SECONDS = 60.0
 """So long a job may be ending before it counts as dead: one that is requeued comes back from there."""
 STEP_SECONDS = 15.0
 """The longest sleep of whoever waits; news wake them sooner."""
+LOOK_SECONDS = 0.3
+"""Between two looks at a server that has reported its port."""
 
 WAITED = Histogram(
     "hpchub_queue_wait_seconds",
@@ -414,7 +416,10 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
                 )
                 raise await self._failure(what, "", "timeout")
             self.shared.watcher.hurry()  # a job that dies now shall be noticed now
-            await self.shared.watcher.changed(0.3 if self.reported_port else STEP_SECONDS)
+            if self.reported_port:
+                await asyncio.sleep(LOOK_SECONDS)  # news of others shall not make everybody look at once
+            else:
+                await self.shared.watcher.changed(STEP_SECONDS)
         return True
 
     async def _failure(self, what: str, why: str, reason: str) -> Refused:
