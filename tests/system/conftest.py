@@ -26,6 +26,7 @@ PORT = int(os.environ.get("CLUSTER_PORT") or {"demo": 8443}.get(CLUSTER, 9443))
 SCHEDULER = os.environ.get("SCHEDULER", "slurm")
 SUITE = "pbs" if SCHEDULER == "pbs" else os.environ.get("SUITE", "trixie")
 SCREENSHOTS = ROOT / "build" / "screenshots" / f"{CLUSTER}-{SUITE}"
+BENCHMARK = ROOT / "build" / "benchmark.json"
 HOSTS = ("ctl", "login1", "c1", "c2")
 
 LEFT_OUT: dict[str, str] = {}
@@ -446,6 +447,34 @@ def lab(
     yield running
     for user in users:
         api(user, "DELETE", f"/users/{user}/server")
+
+
+# -- what `make bench` measures
+
+
+@pytest.fixture(scope="session")
+def record() -> Iterator[Callable[..., None]]:
+    """Keep a row in build/benchmark.json, in the place of an older one of the same name; all are printed at the end."""
+    columns = ("name", "ours", "stock", "ratio", "limit", "unit")
+
+    def rows() -> list[dict[str, Any]]:
+        known: list[dict[str, Any]] = json.loads(BENCHMARK.read_text()) if BENCHMARK.exists() else []
+        return known
+
+    def keep(*cells: object) -> None:
+        row = dict(zip(columns, cells, strict=True))
+        BENCHMARK.parent.mkdir(exist_ok=True)
+        others = [one for one in rows() if one["name"] != row["name"]]
+        BENCHMARK.write_text(json.dumps([*others, row], indent=2) + "\n")
+        print(f"\n{row}", end="")
+
+    yield keep
+    table = [columns, *(["-" if row[column] is None else str(row[column]) for column in columns] for row in rows())]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print()
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    print(f"load at the end: {' '.join(f'{load:.1f}' for load in os.getloadavg())} on {os.cpu_count()} cores")
 
 
 # -- what is printed when a test fails

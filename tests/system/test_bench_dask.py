@@ -1,7 +1,7 @@
 """Measurements of Dask against dask-jobqueue with its own defaults, on the same cluster in the same run.
 
-Rows as in test_bench.py. Both ask for the same jobs. Workers have one thread each; 16 share a job, of the 360 there are
-36 in each of ten jobs, as in ten nodes. The cluster claims 72 cores; what the machine below has is printed.
+Rows as in bench/test_bench.py. Both ask for the same jobs. Workers have one thread each; 16 share a job, of the 360
+there are 36 in each of ten jobs, as in ten nodes. The cluster claims 72 cores; what the machine below has is printed.
 """
 
 import json
@@ -20,7 +20,6 @@ Measure = Callable[..., dict[str, Any]]
 PYTHON = "/opt/hpchub/lab/current/bin/python"
 PACKAGES = "/opt/hpchub/lab/current/lib/python3*/site-packages"
 PROGRAM = Path(__file__).parent / "programs" / "dask_speed.py"
-RESULT = Path(__file__).parents[2] / "build" / "benchmark.json"
 IDLE_SECONDS = 20  # the site's dask_site_idle_seconds
 COUNTS = [int(count) for count in os.environ.get("HPCHUB_BENCH_WORKERS", "16 64 360").split()]
 
@@ -39,20 +38,6 @@ def measure(run: Run) -> Measure:
         return found
 
     return once
-
-
-@pytest.fixture
-def record() -> Callable[..., None]:
-    """Keep a row, in the place of an older one of the same name."""
-
-    def keep(name: str, ours: float, stock: float | None, ratio: float, limit: float, unit: str) -> None:
-        row = {"name": name, "ours": ours, "stock": stock, "ratio": ratio, "limit": limit, "unit": unit}
-        rows = json.loads(RESULT.read_text()) if RESULT.exists() else []
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps([*(one for one in rows if one["name"] != name), row], indent=2) + "\n")
-        print(f"\n{name}: {ours} {unit}, stock {stock}, ratio {ratio} (limit {limit}); {os.cpu_count()} cores", end="")
-
-    return keep
 
 
 @pytest.mark.parametrize("count", COUNTS)
