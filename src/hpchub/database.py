@@ -140,6 +140,18 @@ async def until_writable(session: Session | None) -> None:
         pass
 
 
+async def until_written(session: Session | None, change: Callable[[], None], what: str) -> None:
+    """Make a change and commit it, again and again until the database takes it; `what` names it in the log."""
+    while True:
+        try:
+            change()
+            return session.commit() if session is not None else None
+        except CannotWrite:
+            log.warning("What is known about %s is not written down yet", what)
+            await asyncio.sleep(1)
+            await until_writable(session)
+
+
 def _probe(path: Path) -> None:
     with tempfile.TemporaryFile(dir=path.parent) as file:
         os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)

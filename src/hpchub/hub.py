@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from traitlets import Unicode
 
 from hpchub import database
 from hpchub.reconcile import Known, Reconciler, end_dask, known_to
-from hpchub.spawner import SUBMIT_TIMEOUT, USER_NAME, runtime
+from hpchub.spawner import SUBMIT_TIMEOUT, USER_NAME, forget_ended, runtime
 
 database.patient(User)
 
@@ -102,9 +103,8 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
             for tag in state.get("ended", []) if isinstance(state, dict) else []:
                 await end_dask(scheduler, self.cancel_jobs, user, tag)
                 row = self.db.get(orm.Spawner, number)
-                if row is not None and isinstance(row.state, dict) and tag in row.state.get("ended", []):
-                    row.state = {**row.state, "ended": [one for one in row.state["ended"] if one != tag]}
-                    self.db.commit()
+                if row is not None:
+                    await database.until_written(self.db, partial(forget_ended, row, tag), f"{user}'s former job")
 
     def known_jobs(self) -> Known:
         """What the database says, read in a session of its own: what is not committed does not count."""

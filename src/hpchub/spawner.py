@@ -31,7 +31,7 @@ from traitlets import Unicode, default
 from hpchub import credentials
 from hpchub import settings as site_settings
 from hpchub.as_user import AsUser, as_user
-from hpchub.database import CannotWrite, until_writable
+from hpchub.database import CannotWrite, until_writable, until_written
 from hpchub.internal_tls import Labs, Pair
 from hpchub.reconcile import end_dask, new_tag
 from hpchub.request import JobRequest, check
@@ -209,11 +209,9 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
                 return False
 
         await end_dask(self.shared.scheduler, cancel, self.user.name, tag)
-        session = object_session(self.orm_spawner)
-        if session is not None and tag in (ended := self._ended()):
-            ended.remove(tag)
-            self.orm_spawner.state = {**self.orm_spawner.state, "ended": ended}
-            session.commit()
+
+        row = self.orm_spawner
+        await until_written(object_session(row), lambda: forget_ended(row, tag), self._log_name)
 
     def _commit(self) -> None:
         """Write the state to the database now; raises CannotWrite."""
@@ -224,14 +222,12 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
 
     async def keep(self, change: Callable[[], None] = lambda: None) -> None:
         """Make a change and write the state, as soon as the database can be written: a job is not given up for that."""
-        while True:
-            try:
-                change()
-                return self._commit()
-            except CannotWrite:
-                self.log.warning("What is known about %s is not written down yet", self._log_name)
-                await asyncio.sleep(1)
-                await until_writable(object_session(self.orm_spawner))
+
+        def both() -> None:
+            change()
+            self.orm_spawner.state = self.get_state()
+
+        await until_written(object_session(self.orm_spawner), both, self._log_name)
 
     # -- wishes
 
@@ -607,6 +603,13 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
                 last = shown
                 yield {"progress": int(status["percent"]), "message": status["sentence"], "hpchub": status}
             await self.shared.watcher.changed(STEP_SECONDS)
+
+
+def forget_ended(row: orm.Spawner, tag: str) -> None:
+    """Take a tag out of a server's list of former jobs whose Dask jobs have not all been seen to be gone."""
+    ended = row.state.get("ended", []) if isinstance(row.state, dict) else []
+    if tag in ended:
+        row.state = {**row.state, "ended": [one for one in ended if one != tag]}
 
 
 def _named(field: str, words: str) -> str:
