@@ -31,8 +31,8 @@ MISSES_TO_GIVE_UP = 4
 """Good answers without a job before it counts as ended even though the accounting knows nothing of it."""
 MISSES_TO_REPEAT = 6
 """A missing job that lives in the accounting (its owner renamed it) is looked up again after so many good answers."""
-SOONEST = 2.0
-"""Seconds that always lie between two polls."""
+SOONEST, SOONEST_URGENT = 2.0, 0.5
+"""Seconds that always lie between two polls, and between two if a server is up and waits to be known."""
 COMMANDS_PER_MINUTE = 8.0
 BURST = 2.0
 DEBT = 2.0
@@ -162,7 +162,8 @@ class Watcher:
         while True:
             self._wake.clear()
             tokens = self._bucket.wait(DEBT if self._urgent else 0.0)
-            rest = max(self._last_poll + soonest - self._clock(), tokens)
+            gap = SOONEST_URGENT if self._urgent and not self._failures else soonest
+            rest = max(self._last_poll + gap - self._clock(), tokens)
             if rest <= 0:
                 break
             if self._urgent:

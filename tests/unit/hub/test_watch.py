@@ -190,6 +190,22 @@ async def test_the_poller_asks_soon_after_the_first_job_and_ends_with_the_last(s
     await watcher.close()
 
 
+async def test_a_server_that_is_up_waits_half_a_second_for_the_next_question_at_most(scheduler: FakeScheduler) -> None:
+    watcher = Watcher(scheduler, 10)
+    scheduler.put("1", Phase.WAITING)
+    watcher.watch("1", "alice")
+    await asyncio.sleep(0.1)
+    assert watcher.look("1").phase is Phase.WAITING
+    scheduler.put("1", Phase.RUNNING, node="c1")
+    watcher.hurry()
+    await asyncio.sleep(0.1)
+    assert scheduler.asked == ["jobs"]
+    watcher.hurry(urgent=True)
+    await asyncio.wait_for(watcher.changed(5), 1)
+    assert watcher.look("1").node == "c1"
+    await watcher.close()
+
+
 async def test_a_defect_in_one_answer_does_not_end_the_watching(watcher: Watcher, scheduler: FakeScheduler) -> None:
     async def jobs(job_ids: object) -> dict[str, JobState]:
         raise ValueError("surprise")
@@ -256,8 +272,9 @@ class SimulatedTime(asyncio.SelectorEventLoop):
         return self.now
 
     def _run_once(self) -> None:
-        if not self._ready and self._scheduled:
-            self.now = max(self.now, self._scheduled[0].when()) + 1e-6
+        due = [timer.when() for timer in self._scheduled if not timer.cancelled()]
+        if not self._ready and due:
+            self.now = max(self.now, min(due)) + 1e-6
         super()._run_once()
 
 
