@@ -129,12 +129,13 @@ def simulated(programs: Run, paths: Any, write: Callable[..., None]) -> str:
     programs("login1", f"install -d {fake} && touch {paths.here}/jobs.txt")
     for name, words in {"scontrol": "--oneliner show partition", "sinfo": "--noheader --format='%R|%c|%m|%G'"}.items():
         programs("login1", f"{name} {words} >{fake}/{name}.txt")
+    associations = r"climate||normal|%s\n"
     waiting = f"""awk -F'|' '$3 == "PENDING" {{print $1 "|interactive"}}' {paths.here}/jobs.txt"""
     for name, line in {
         "squeue": f"case $* in *%i\\|%P*) {waiting};; *%k*) ;; *) cat {paths.here}/jobs.txt;; esac",
         "scontrol": f"case $* in *reservation*) echo No reservations in the system;; *) cat {fake}/scontrol.txt;; esac",
         "sinfo": f"cat {fake}/sinfo.txt",
-        "sacctmgr": """for word; do case $word in user=*) echo "climate||normal|${word#user=}";; esac; done""",
+        "sacctmgr": f"for word; do case $word in user=*) IFS=,; printf '{associations}' ${{word#user=}};; esac; done",
         "sacct": "true",
     }.items():
         write(f"{fake}/{name}", f"#!/bin/sh\n{line}\n", "755")
