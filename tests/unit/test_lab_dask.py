@@ -41,6 +41,7 @@ def test_a_session_inherits_project_queue_and_reservation_of_the_notebooks_own_j
     assert slurm["job-extra-directives"] == ["--no-requeue", "--reservation=tutorial"]
     pbs = settings(dask.write_session(tmp_path, session("pbs", "R123"), SITE))["jobqueue"]["pbs"]
     assert (pbs["account"], pbs["queue"]) == ("climate", "R123")
+    assert pbs["job-extra-directives"] == ["-k oed"], "a log is read while its job runs"
 
 
 def test_a_section_for_another_queue_keeps_that_queue_and_gets_the_project(tmp_path: Path) -> None:

@@ -176,6 +176,9 @@ def _section(session: Session, site: Mapping[str, object], directory: str) -> di
         section["log-directory"] = session.log_directory
     if session.reservation is not None and session.scheduler == "slurm":
         section["job-extra-directives"] = [*lines("job-extra-directives"), f"--reservation={session.reservation}"]
+    # Else PBS keeps a log on the node until the job is over, and who looks for it meanwhile finds none.
+    if session.scheduler == "pbs" and not any(str(line).startswith("-k") for line in lines("job-extra-directives")):
+        section["job-extra-directives"] = [*lines("job-extra-directives"), "-k oed"]
     return section
 
 

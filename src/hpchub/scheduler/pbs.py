@@ -149,6 +149,8 @@ class Pbs:
     def explain(self, job: JobState) -> str:
         """Reason or end in plain words; what is not known is shown as it is."""
         if job.phase is Phase.WAITING:
+            if job.state == PHASES["W"][1]:
+                return "Its earliest start has not come yet."
             return pbs_reason(job.reason)
         if job.phase is Phase.RUNNING and job.state == "suspended":
             return "The scheduler has suspended it."
@@ -283,6 +285,8 @@ def _job(job_id: str, job: Mapping[str, str]) -> JobState:
     if phase is Phase.ENDED:
         reason = job.get("Exit_status", "")
     expected = job.get("estimated.start_time") if phase is Phase.WAITING else job.get("stime")
+    if job.get("job_state") == "W":
+        expected = job.get("Execution_Time")
     return JobState(
         job_id=job_id,
         user=_owner(job),

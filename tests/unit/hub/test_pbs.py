@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_the_hubs_jobs_are_read_and_no_others() -> None:
     assert WORDS.explain(waiting) == "It waits for free nodes."
     assert (held.phase, held.state) == (Phase.WAITING, "held")
     assert (later.phase, later.state) == (Phase.WAITING, "waiting for its time")
+    assert WORDS.explain(later) == "Its earliest start has not come yet."
+    assert later.start == datetime(2026, 12, 31, 23, 59).astimezone().timestamp()
 
 
 def test_the_expected_start_is_read_and_the_time_of_submission_is_none() -> None:
