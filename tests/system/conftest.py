@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,8 @@ def pytest_report_collectionfinish() -> list[str]:
 class Batch:
     """What an administrator types on ctl, with {job} and {node}, and what people read then."""
 
+    name: str
+    """As in `SCHEDULER`."""
     last: str
     """Prints something that changes with every submission."""
     show: str
@@ -140,9 +143,30 @@ class Batch:
     """What `show` prints for 90 minutes, 2 cores and 6 GiB."""
     drained: str
     """Why a job waits while all nodes are drained."""
+    clear: str
+    """Cancels all that {user} has of this {name}."""
+    later: str
+    """A directive, so that a job waits for an hour."""
+    wait: str
+    """Typed by a user on login1, with {later}; prints the id of a job of that kind which is called dask-worker."""
+    own: tuple[str, ...]
+    """Typed in a job, with a command after it; prints the id of a job that runs it with all of this job's variables."""
+    end: str
+    """Prints how a job has ended, which begins as one of `ends`."""
+    ends: dict[str, str]
+    billed: str
+    """Prints project, queue and wall time of a job that has ended, in whatever order."""
+    dask_log: str
+    """A pattern for the name of a Dask job's log."""
+    unknown_queue: str
+    failed: str
+    """How the words about a job with exit status 3 begin."""
+    asked_memory: str
+    """In the script of a Dask job with the site's 4 GiB."""
 
 
 SLURM = Batch(
+    name="slurm",
     last="scontrol show config | grep NEXT_JOB_ID",
     show="scontrol show -d job {job}; sacct -j {job} --format=ALL -P; squeue -o '%all'",
     script="scontrol write batch_script {job} -",
@@ -166,12 +190,24 @@ SLURM = Batch(
     cluster="SLURMCluster",
     asked={"TimeLimit": "01:30:00", "NumCPUs": "2", "MinMemoryNode": "6G"},
     drained="The nodes it needs are reserved or down",
+    clear="scancel --user={user} --name={name}",
+    later="--begin=now+1hour",
+    wait="sbatch --parsable --job-name=dask-worker {later} --chdir=/ --wrap=true",
+    own=("sbatch", "--parsable", "--job-name=own", "--mem=1G", "--output=/tmp/own", "--wrap"),
+    end="sacct -nPX -j {job} --format=State,ExitCode",
+    ends={"well": "COMPLETED|0:0", "failed": "FAILED|1:0", "late": "TIMEOUT"},
+    billed="sacct -nPX -j {job} --format=Account,Partition,Timelimit | tr '|' '\\n'",
+    dask_log=r"dask-worker-\d+\.(err|out)",
+    unknown_queue="invalid partition specified",
+    failed="The job failed",
+    asked_memory="#SBATCH --mem=4G",
 )
 PBS = Batch(
+    name="pbs",
     last="/opt/pbs/bin/qstat -x | wc -l",
     show="/opt/pbs/bin/qstat -x -f {job}; /opt/pbs/bin/qstat -f; /opt/pbs/bin/tracejob {job}",
     script="runuser -u postgres -- psql -w -p 15007 -d pbs_datastore -At"
-    " -c \"select script from pbs.job_scr where ji_jobid = '{job}'\"",
+    " -c \"select replace(script, chr(92) || chr(92), chr(92)) from pbs.job_scr where ji_jobid = '{job}'\"",
     tag="/opt/pbs/bin/qstat -f -w {job} | sed -n 's/.*Variable_List.*HPCHUB_TAG=\\([^,]*\\).*/\\1/p'",
     cancel="/opt/pbs/bin/qdel {job}",
     requeue="/opt/pbs/bin/qalter -ry {job} && /opt/pbs/bin/qrerun {job}",
@@ -197,6 +233,17 @@ PBS = Batch(
         "euser": "alice",
     },
     drained="It waits for free nodes",
+    clear="/opt/pbs/bin/qselect -u {user} -N {name} | xargs -r /opt/pbs/bin/qdel",
+    later=f"-a {datetime.now(UTC) + timedelta(hours=1):%Y%m%d%H%M}",
+    wait="/opt/pbs/bin/qsub -N dask-worker {later} -- /bin/true",
+    own=("qsub", "-V", "-N", "own", "-l", "select=1:ncpus=1:mem=1gb", "-j", "oe", "-o", "/tmp/own", "--"),
+    end="/opt/pbs/bin/qstat -x -f {job} | sed -n 's/^ *Exit_status = //p'",
+    ends={"well": "0", "failed": "1", "late": "-29"},
+    billed="/opt/pbs/bin/qstat -x -f {job} | sed -nE 's/^ *(Account_Name|queue|Resource_List.walltime) = //p'",
+    dask_log=r"\d+\.\w+\.(ER|OU)",
+    unknown_queue="unknown queue",
+    failed="The job ended with an error (exit status 3)",
+    asked_memory="mem=4GB",
 )
 
 

@@ -4,8 +4,10 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from playwright.sync_api import BrowserContext, Page, expect
 
 Run = Callable[[str, str], str]
@@ -14,7 +16,6 @@ Execute = Callable[[str, str], str]
 WaitUntil = Callable[..., None]
 PYTHON = "/opt/hpchub/lab/current/bin/python"
 HERS = Path("/home/alice/.config/dask/waiting.yaml")
-WAIT = "jobqueue: {slurm: {job-extra-directives: [--begin=now+1hour]}}"
 NOW = "job_extra_directives=[], cores=1, memory='1GiB'"
 
 # A kernel's side of Jupyter's protocol: what it prints, shows or raises while it runs some code.
@@ -39,7 +40,12 @@ EXECUTE = """([address, code]) => new Promise((done, failed) => {
 
 @pytest.fixture(scope="module")
 def window(
-    signed_in: Callable[[str], BrowserContext], api: Callable[..., object], run: Run, jobs: Jobs, wait_until: WaitUntil
+    signed_in: Callable[[str], BrowserContext],
+    api: Callable[..., object],
+    run: Run,
+    jobs: Jobs,
+    batch: Any,
+    wait_until: WaitUntil,
 ) -> Iterator[Page]:
     """A window of alice's. As she has set it, Dask's jobs wait; nothing of hers is left at the end."""
 
@@ -48,12 +54,14 @@ def window(
         wait_until("alice has no job", lambda: not jobs("alice"), 60)
 
     stop()
-    run("login1", f"runuser -u alice -- mkdir -p {HERS.parent} && echo {shlex.quote(WAIT)} >{HERS}")
+    waiting = yaml.safe_dump({"jobqueue": {batch.name: {"job-extra-directives": [batch.later]}}})
+    run("login1", f"runuser -u alice -- mkdir -p {HERS.parent} && echo {shlex.quote(waiting)} >{HERS}")
     window = signed_in("alice").new_page()
     yield window
     window.close()
     run("login1", f"rm {HERS}")
-    run("ctl", "scancel --user=alice")
+    for name in ("dask-worker", "own"):
+        run("ctl", batch.clear.format(user="alice", name=name))
     stop()
 
 
@@ -83,19 +91,18 @@ def kernel(page: Page, jobs: Jobs, wait_until: WaitUntil) -> Iterator[str]:
 
 
 @pytest.fixture
-def execute(page: Page, url: str) -> Execute:
-    """Run code in a kernel and give what it says."""
+def execute(page: Page, url: str, batch: Any) -> Execute:
+    """Run code in a kernel, where Cluster is the batch system's class of clusters, and give what it says."""
+    begin = f"from dask_jobqueue import {batch.cluster} as Cluster\n"
     return lambda kernel, code: str(
-        page.evaluate(
-            EXECUTE, [f"{url}/user/alice/api/kernels/{kernel}/channels", f"from dask_jobqueue import *\n{code}"]
-        )
+        page.evaluate(EXECUTE, [f"{url}/user/alice/api/kernels/{kernel}/channels", begin + code])
     )
 
 
 WORDS = f"""
 import time
-waits, refused = SLURMCluster(), SLURMCluster(queue='nowhere')
-died = SLURMCluster({NOW}, job_script_prologue=['echo the node says no >&2', 'exit 3'])
+waits, refused = Cluster(), Cluster(queue='nowhere')
+died = Cluster({NOW}, job_script_prologue=['echo the node says no >&2', 'exit 3'])
 for cluster in (waits, waits, refused, died):
     cluster.scale(len(cluster.worker_spec) + 1)
 for _ in range(40):
@@ -110,23 +117,26 @@ for cluster in (waits, refused, died):
 """
 
 
-def test_a_cluster_says_why_its_workers_do_not_come(kernel: str, execute: Execute) -> None:
+def test_a_cluster_says_why_its_workers_do_not_come(kernel: str, execute: Execute, batch: Any) -> None:
     said = execute(kernel, WORDS)
     assert said.count("-- ") >= 4, said
     waits, refused, died, shown = f"\n{said}".split("\n-- ")[-4:]
-    assert re.search(r"0 of 2 workers are there.\n2 jobs \(\d+, \d+\) in the queue: Its earliest start has not", waits)
+    assert re.search(
+        r"0 of 2 workers are there.\n2 jobs \(\d+\S*, \d+\S*\) in the queue: Its earliest start has not", waits
+    )
     assert re.search(r"Expected start: \d\d \w+ \d\d:\d\d\.", waits)
     assert "No job was queued: You may not use this queue" in refused
-    assert "invalid partition specified" in refused.lower()
+    assert batch.unknown_queue in refused.lower()
     assert re.search(
-        r"1 job \(\d+\): The job failed.* The last lines of /home/alice/\S+:\n(.*\n)*the node says no", died
+        rf"1 job \(\d+\S*\): {re.escape(batch.failed)}.* The last lines of /home/alice/\S+:\n(.*\n)*the node says no",
+        died,
     )
     assert "Its earliest start has not come yet" in shown
 
 
 LIMIT = """
 import warnings
-cluster = SLURMCluster()
+cluster = Cluster()
 try:
     cluster.scale(1000)
 except ValueError as error:
@@ -136,7 +146,7 @@ with warnings.catch_warnings(record=True) as caught:
     print('--', cluster.adapt(maximum=1000).maximum, [str(one.message) for one in caught])
     print('--', cluster.adapt(maximum=5).maximum, len(caught))
 cluster.scale(3)
-other = SLURMCluster()
+other = Cluster()
 try:
     other.scale(98)
 except ValueError as error:
@@ -159,7 +169,7 @@ def test_a_session_asks_for_no_more_jobs_than_the_site_allows_and_says_so(kernel
 
 TERMINAL = """
 import subprocess
-cluster = SLURMCluster()
+cluster = Cluster()
 def hpchub(*words):
     done = subprocess.run(['hpchub', 'dask', *words], capture_output=True, text=True)
     print('--', done.returncode, done.stdout + done.stderr)
@@ -180,18 +190,18 @@ def test_a_terminal_scales_a_notebooks_cluster_and_asks_it_why(kernel: str, exec
     assert state == "running 4"
     assert "now asks for 1 workers" in one
     assert still == "stopped 1"
-    assert re.match(r"0 tls://\S+: 0 of 1 workers are there.\n1 job \(\d+\) in the queue: Its earliest start", why)
+    assert re.match(r"0 tls://\S+: 0 of 1 workers are there.\n1 job \(\d+\S*\) in the queue: Its earliest start", why)
     assert "This site lets a session have 100 Dask jobs" in much
 
 
 # Two jobs that wait, one that runs, and a batch job with a cluster of its own, which inherits all that the kernel has.
 LEAVE = f"""
 import os, shlex, subprocess
-waits, runs = SLURMCluster(), SLURMCluster({NOW})
+waits, runs = Cluster(), Cluster({NOW})
 waits.scale(2); runs.scale(1)
-own = "from dask_jobqueue import SLURMCluster as S; import time; c = S(); c.scale(1)"
+own = f"from dask_jobqueue import {{Cluster.__name__}} as S; import time; c = S(); c.scale(1)"
 program = [os.sys.executable, '-c', f"{{own}}; time.sleep(600)"]
-line = ['sbatch', '--parsable', '--job-name=own', '--mem=1G', '--output=/tmp/own', '--wrap', shlex.join(program)]
+line = [*SUBMIT, *([shlex.join(program)] if SUBMIT[-1] == '--wrap' else program)]
 print(subprocess.run(line, capture_output=True, text=True).stdout)
 runs.wait_for_workers(1, timeout=60)
 print(os.getpid())
@@ -199,12 +209,12 @@ print(os.getpid())
 
 
 @pytest.fixture
-def by_ssh(run: Run) -> Iterator[str]:
+def by_ssh(run: Run, batch: Any) -> Iterator[str]:
     """A Dask job that alice queued without a Lab."""
-    line = "sbatch --parsable --job-name=dask-worker --begin=now+1hour --chdir=/ --wrap=true"
-    number = run("login1", f"runuser -u alice -- {line}")
+    line = batch.wait.format(later=batch.later)
+    number = run("login1", f"cd / && runuser -u alice -- {line}")
     yield number
-    run("ctl", f"scancel {number}")
+    run("ctl", batch.cancel.format(job=number))
 
 
 def of_session(jobs: Jobs, others: set[str]) -> list[str]:
@@ -212,23 +222,23 @@ def of_session(jobs: Jobs, others: set[str]) -> list[str]:
 
 
 def test_a_killed_kernel_leaves_no_job_and_a_batch_job_keeps_its_own(
-    kernel: str, execute: Execute, by_ssh: str, run: Run, jobs: Jobs, wait_until: WaitUntil
+    kernel: str, execute: Execute, by_ssh: str, batch: Any, run: Run, jobs: Jobs, wait_until: WaitUntil
 ) -> None:
-    batch, pid = execute(kernel, LEAVE).split()
+    own, pid = execute(kernel, f"SUBMIT = {batch.own!r}\n{LEAVE}").split()
     wait_until("the batch job has a Dask job", lambda: len(of_session(jobs, {by_ssh})) == 4, 60)
-    (its_own,) = [job for job in of_session(jobs, {by_ssh}) if job == max(of_session(jobs, {by_ssh}), key=int)]
+    its_own = of_session(jobs, {by_ssh})[-1]
     others = {by_ssh, its_own}
     (node,) = {job["node"] for job in jobs("alice") if job["name"] == "hpchub"}
     run(node, f"kill -9 {pid}")
     wait_until("the kernel's jobs are gone", lambda: not of_session(jobs, others), 60)
-    assert {by_ssh, its_own, batch} <= {job["id"] for job in jobs("alice")}
-    run("ctl", f"scancel {its_own} {batch}")
+    assert {by_ssh, its_own, own} <= {job["id"] for job in jobs("alice")}
+    run("ctl", batch.cancel.format(job=f"{its_own} {own}"))
 
 
 def test_a_lab_that_is_killed_leaves_no_job(
     kernel: str, execute: Execute, by_ssh: str, run: Run, jobs: Jobs, wait_until: WaitUntil
 ) -> None:
-    execute(kernel, "cluster = SLURMCluster(); cluster.scale(3); import time; time.sleep(3)")
+    execute(kernel, "cluster = Cluster(); cluster.scale(3); import time; time.sleep(3)")
     assert len(of_session(jobs, {by_ssh})) == 3
     (node,) = {job["node"] for job in jobs("alice") if job["name"] == "hpchub"}
     run(node, "pkill -9 -u alice")
@@ -239,7 +249,7 @@ def test_a_lab_that_is_killed_leaves_no_job(
 def test_a_lab_that_is_stopped_leaves_no_job(
     kernel: str, execute: Execute, by_ssh: str, api: Callable[..., object], run: Run, jobs: Jobs, wait_until: WaitUntil
 ) -> None:
-    execute(kernel, "cluster = SLURMCluster(); cluster.scale(3); import time; time.sleep(3)")
+    execute(kernel, "cluster = Cluster(); cluster.scale(3); import time; time.sleep(3)")
     assert len(of_session(jobs, {by_ssh})) == 3
     api("alice", "DELETE", "/users/alice/server")
     wait_until("the Lab's jobs are gone", lambda: not of_session(jobs, {by_ssh}), 60)
@@ -249,9 +259,9 @@ def test_a_lab_that_is_stopped_leaves_no_job(
 IDLE = f"""
 import time, dask
 with dask.config.set({{'distributed.scheduler.idle-timeout': '4s'}}):
-    forgotten = SLURMCluster()
+    forgotten = Cluster()
 forgotten.scale(2)
-busy = SLURMCluster({NOW})
+busy = Cluster({NOW})
 from dask.distributed import Client
 client = Client(busy)
 busy.adapt(minimum=0, maximum=1, wait_count=5)
@@ -272,7 +282,7 @@ def test_idle_workers_give_their_jobs_back_and_an_idle_cluster_closes(kernel: st
 
 
 def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_why_it_waits(
-    page: Page, jobs: Jobs, wait_until: WaitUntil
+    page: Page, batch: Any, jobs: Jobs, wait_until: WaitUntil
 ) -> None:
     def dask_jobs() -> int:
         return [job["name"] for job in jobs("alice")].count("dask-worker")
@@ -288,7 +298,7 @@ def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_wh
         icon.click()
     panel.get_by_role("button", name="NEW").click()
     cluster = panel.locator(".dask-ClusterListingItem")
-    expect(cluster).to_contain_text("SLURMCluster", timeout=30_000)
+    expect(cluster).to_contain_text(batch.cluster, timeout=30_000)
     expect(cluster.locator("a")).to_have_attribute("href", re.compile(r"/user/alice/proxy/\d+/status"))
     expect(panel.get_by_role("button", name="Task Stream", exact=True)).to_be_visible()  # connected to its dashboard
 
@@ -312,15 +322,16 @@ def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_wh
 
 BY_SSH = """
 import urllib.request
-from dask_jobqueue import SLURMCluster
-with SLURMCluster() as cluster:
+from dask_jobqueue import {cluster} as Cluster
+with Cluster() as cluster:
     print(cluster.scheduler_address, cluster.dashboard_link, urllib.request.urlopen(cluster.dashboard_link).status)
     print(cluster.job_script())
 """
 
 
-def test_by_ssh_a_cluster_is_the_sites_and_its_link_is_right(run: Run) -> None:
-    line = f"env -i HOME=/home/alice PATH=/usr/bin:/bin {PYTHON} -c {shlex.quote(BY_SSH)}"
+def test_by_ssh_a_cluster_is_the_sites_and_its_link_is_right(run: Run, batch: Any) -> None:
+    program = BY_SSH.format(cluster=batch.cluster)
+    line = f"env -i HOME=/home/alice PATH=/usr/bin:/bin:/opt/pbs/bin {PYTHON} -c {shlex.quote(program)}"
     said = run("login1", f"cd /; runuser -u alice -- {line}")
     assert re.match(r"tls://\S+ http://127.0.0.1:\d+/status 200\n", said)
-    assert "#SBATCH --mem=4G" in said
+    assert batch.asked_memory in said

@@ -13,15 +13,15 @@ from testinfra.host import Host
 Run = Callable[[str, str], str]
 PYTHON = "/opt/hpchub/lab/current/bin/python"
 PROGRAM = (Path(__file__).parent / "programs" / "mishaps.py").read_text()
-LOG = r"/home/alice/\.local/state/hpchub/dask-worker-\d+\.(err|out)"
+LOGS = r"/home/alice/\.local/state/hpchub/"
 
 
 @pytest.fixture(scope="module")
-def story(host: Callable[[str], Host], run: Run) -> tuple[dict[str, Any], str]:
+def story(host: Callable[[str], Host], run: Run, batch: Any) -> tuple[dict[str, Any], str]:
     """What the program found, and what its user could read meanwhile."""
-    line = f"cd /home/alice && timeout 280 {PYTHON} -c {shlex.quote(PROGRAM)}"
+    line = f"cd /home/alice && timeout 280 {PYTHON} -c {shlex.quote(PROGRAM)} {batch.name} {batch.cluster}"
     done = host("login1").run(f"runuser -u alice -- sh -c {shlex.quote(line)}")
-    run("login1", "scancel --user=alice --name=dask-worker")
+    run("ctl", batch.clear.format(user="alice", name="dask-worker"))
     assert done.rc == 0, f"{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
@@ -32,18 +32,19 @@ def test_the_result_is_right_although_a_worker_was_killed_in_the_middle(story: t
     assert seen["right"]
 
 
-def test_the_user_reads_that_its_tasks_are_tried_again(story: tuple[dict[str, Any], str]) -> None:
+def test_the_user_reads_that_its_tasks_are_tried_again(story: tuple[dict[str, Any], str], batch: Any) -> None:
     _, said = story
-    sentence = rf"A Dask worker died: \S+ \(node c[12], job \d+; its log is {LOG}\)\. The .* tried again elsewhere\."
+    place = rf"node c[12], job \d+\S*; its log is {LOGS}{batch.dask_log}"
+    sentence = rf"A Dask worker died: \S+ \({place}\)\. The .* tried again elsewhere\."
     assert re.search(sentence, said), said
 
 
 def test_after_three_deaths_of_a_task_its_name_the_node_and_the_log_are_named(
-    story: tuple[dict[str, Any], str], run: Run
+    story: tuple[dict[str, Any], str], batch: Any, run: Run
 ) -> None:
     seen, _ = story
     assert seen["killed"].startswith("KilledWorker: The task 'die-1' was tried 3 times")
-    found = re.search(rf"node c[12], job \d+; its log is ({LOG})", seen["killed"])
+    found = re.search(rf"node c[12], job \d+\S*; its log is ({LOGS}{batch.dask_log})", seen["killed"])
     assert found, seen["killed"]
     assert "Starting Worker" in run("login1", f"cat {found[1]}") or "Nanny" in run("login1", f"cat {found[1]}")
 
@@ -58,8 +59,8 @@ def test_a_worker_near_its_wall_time_hands_over_what_it_has_and_nothing_is_compu
 
 
 def test_the_job_of_a_worker_that_left_ended_by_itself(
-    story: tuple[dict[str, Any], str], run: Run, wait_until: Callable[..., None]
+    story: tuple[dict[str, Any], str], batch: Any, run: Run, wait_until: Callable[..., None]
 ) -> None:
     seen, _ = story
-    wait_until("the job has ended", lambda: run("ctl", f"sacct -nPX -j {seen['job']} --format=End") != "Unknown")
-    assert run("ctl", f"sacct -nPX -j {seen['job']} --format=State") == "COMPLETED"
+    end = batch.end.format(job=seen["job"])
+    wait_until("the job has ended by itself", lambda: run("ctl", end) == batch.ends["well"])

@@ -54,14 +54,19 @@ def session(node: str, signed_in: Callable[[str], BrowserContext], run: Run) -> 
 
 @pytest.fixture(scope="module")
 def clusters(
-    node: str, session: Callable[[str], str], host: Callable[[str], Host], run: Run, wait_until: Callable[..., None]
+    node: str,
+    session: Callable[[str], str],
+    host: Callable[[str], Host],
+    run: Run,
+    batch: Any,
+    wait_until: Callable[..., None],
 ) -> Iterator[list[int]]:
     """Alice's two Dask clusters with a worker each, the site's and one by hand; gives the ports of their dashboards."""
     program = shlex.quote((PROGRAMS / "cluster.py").read_text())
     run(node, f"echo {program} >/home/alice/cluster.py; rm -f /run/neighbours.log")
     outputs = [f"--property=Standard{name}=append:/run/neighbours.log" for name in ("Output", "Error")]
     unit = shlex.join(["systemd-run", "--quiet", "--collect", "--unit=neighbours", *outputs])
-    run(node, f"{unit} {session('alice')} {PYTHON} /home/alice/cluster.py")
+    run(node, f"{unit} {session('alice')} {PYTHON} /home/alice/cluster.py {batch.cluster}")
 
     def ready() -> list[str]:
         said = run(node, "cat /run/neighbours.log; systemctl is-active --quiet neighbours")

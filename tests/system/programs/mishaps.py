@@ -1,9 +1,12 @@
-"""Alice's clusters outside the hub, and what she sees when workers die or leave; prints one JSON object at the end."""
+"""Alice's clusters outside the hub, of the batch system and class that the arguments name.
 
+What she sees when workers die or leave; prints one JSON object at the end.
+"""
+
+import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,14 +17,19 @@ HOME = Path.home()
 LOGS = HOME / ".local/state/hpchub"
 LOGS.mkdir(parents=True, exist_ok=True)
 site = own.read_site(Path("/opt/hpchub/etc/dask"))
-session = own.Session("slurm", "climate", "interactive", None, "", str(LOGS))
+scheduler, kind = sys.argv[1:]
+session = own.Session(scheduler, "climate", "interactive", None, "", str(LOGS))
 os.environ["DASK_ROOT_CONFIG"] = str(own.write_session(HOME / ".local/share/hpchub/dask", session, site))
 
 import dask  # noqa: E402 - it reads its configuration when it is imported
+import dask_jobqueue  # noqa: E402
 import xarray as xr  # noqa: E402
-from dask_jobqueue import SLURMCluster  # noqa: E402
 from distributed import Client, Worker, wait  # noqa: E402
 
+from hpchub.lab.session import batch_system  # noqa: E402
+from hpchub.scheduler import Phase  # noqa: E402
+
+Cluster = getattr(dask_jobqueue, kind)
 seen = {}
 size = {"cores": 1, "memory": "2GiB"}
 
@@ -30,7 +38,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_in_the_middle(client: Client, cluster: SLURMCluster) -> None:
+def killed_in_the_middle(client: Client, cluster: dask_jobqueue.JobQueueCluster) -> None:
     """The intra-ensemble range, with one worker killed while it computes."""
     winters = xr.open_zarr("/opt/hpchub/data/ensemble.zarr").t_mean.mean("time")
     spread = winters.max("member") - winters.min("member")
@@ -43,7 +51,7 @@ def killed_in_the_middle(client: Client, cluster: SLURMCluster) -> None:
     seen["right"] = bool((future.result(timeout=180) == truth).all())
 
 
-def three_deaths(client: Client, cluster: SLURMCluster) -> None:
+def three_deaths(client: Client, cluster: dask_jobqueue.JobQueueCluster) -> None:
     """A task that kills whoever runs it."""
     try:
         client.submit(die, key="die-1").result(timeout=180)
@@ -51,7 +59,13 @@ def three_deaths(client: Client, cluster: SLURMCluster) -> None:
         seen["killed"] = f"{type(error).__name__}: {error}"
 
 
-def drained(client: Client, cluster: SLURMCluster) -> None:
+def lives(job: str) -> bool:
+    """Whether the batch system still has a job of alice's."""
+    found = asyncio.run(batch_system().own(HOME.name)).get(job)
+    return found is not None and found[0].phase is not Phase.ENDED
+
+
+def drained(client: Client, cluster: dask_jobqueue.JobQueueCluster) -> None:
     """A worker whose lifetime ends, with results on it that nobody else has."""
     count = HOME / "count"
 
@@ -79,20 +93,19 @@ def drained(client: Client, cluster: SLURMCluster) -> None:
 
 
 with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
-    with SLURMCluster(**size) as cluster, Client(cluster) as client:
+    with Cluster(**size) as cluster, Client(cluster) as client:
         cluster.scale(2)
         client.wait_for_workers(2, timeout=120)
         killed_in_the_middle(client, cluster)
         three_deaths(client, cluster)
     lifetime = ["--lifetime", "15s", "--dashboard-address", "127.0.0.1:0"]
-    with SLURMCluster(**size, worker_extra_args=lifetime) as cluster, Client(cluster) as client:
+    with Cluster(**size, worker_extra_args=lifetime) as cluster, Client(cluster) as client:
         cluster.scale(1)
         client.wait_for_workers(1, timeout=120)
         seen["job"] = str(next(iter(cluster.workers.values())).job_id)
         drained(client, cluster)
-        queued = ["squeue", "--noheader", f"--jobs={seen['job']}", "--states=PENDING,RUNNING,COMPLETING"]
         deadline = time.monotonic() + 60
-        while subprocess.run(queued, capture_output=True, check=False).stdout and time.monotonic() < deadline:
+        while lives(seen["job"]) and time.monotonic() < deadline:
             time.sleep(1)  # it ends by itself; closing would cancel it
 print(json.dumps(seen))
 sys.stdout.flush()
