@@ -76,7 +76,7 @@ def crowd(host: Callable[[str], Host], run: Run) -> Iterator[list[Person]]:
     )
     yield people
     names = " ".join(one.name for one in people)
-    run("login1", f"for name in {names}; do userdel $name; rm -f /etc/oath/users/$name; done")
+    run("login1", f"for name in {names}; do userdel $name; rm -f /etc/oath/users/$name; done; rmdir /nonexistent")
 
 
 def feed(machine: Host, line: str, text: str) -> str:

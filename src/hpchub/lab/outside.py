@@ -19,7 +19,8 @@ from hpchub.lab import dask
 def change(config: ModuleType, prefix: str = sys.prefix) -> None:
     """Let `dask.config` read them first, unless a session is named that is still there."""
     site = Path(prefix).resolve().parents[1] / "etc/dask"
-    if Path(os.environ.get("DASK_ROOT_CONFIG", "/nonexistent")).is_dir() or not site.is_dir():
+    session = os.environ.get("DASK_ROOT_CONFIG")
+    if (session and Path(session).is_dir()) or not site.is_dir():
         return
     config.paths.insert(0, str(site))
     try:

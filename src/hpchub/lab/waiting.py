@@ -81,7 +81,7 @@ def _name(job_ids: Sequence[str]) -> str:
 
 def log(directory: str, job_id: str) -> tuple[str, str]:
     """Path and last lines of a job's log, the errors' file before the other; both "" if there is none."""
-    files = [path for path in Path(directory or "/nonexistent").glob(f"*{job_id}.*") if path.is_file()]
+    files = [path for path in Path(directory).glob(f"*{job_id}.*") if path.is_file()] if directory else []
     for path in sorted(files, key=lambda path: (path.suffix.lower() not in (".err", ".er"), path.name)):
         try:
             with path.open("rb") as file:
