@@ -209,6 +209,7 @@ _PBS = {
 #PBS -l walltime={walltime}
 #PBS -j oe
 #PBS -o job.log
+#PBS -k oed
 #PBS -r n""",
     "project": "#PBS -A {}",
     "directive": "#PBS",

@@ -96,7 +96,7 @@ def test_the_script_asks_slurm_for_the_workers_and_two_tasks_more() -> None:
 
 def test_the_script_asks_pbs_for_the_same() -> None:
     lines = batch.script(replace(ORDER, scheduler="pbs", mpi=True, launcher=("mpirun",)), Path("/x")).splitlines()
-    for line in ("-q gpu", "-A climate", "-l select=5:ncpus=2:mpiprocs=1:mem=4096mb", "-l walltime=01:30:00"):
+    for line in ("-q gpu", "-A climate", "-l select=5:ncpus=2:mpiprocs=1:mem=4096mb", "-l walltime=01:30:00", "-k oed"):
         assert f"#PBS {line}" in lines
 
 
