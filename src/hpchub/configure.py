@@ -23,6 +23,9 @@ NODE_POLL_SECONDS = 10
 """How often the hub looks at each server; that reads what the watcher knows and asks nobody."""
 ROUTES_SECONDS = 30
 """How soon a proxy that was restarted has its routes again; JupyterHub's default is five minutes."""
+ACTIVITY_SECONDS = 240
+"""How much later a new sign of life has to be than the last to be written down. JupyterHub writes every 30 s for every
+open Lab, and answers nobody meanwhile; Labs report every five minutes anyway."""
 
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -67,6 +70,7 @@ def hub(c: Config, site: Site) -> None:
     c.JupyterHub.db_url = f"sqlite:///{state / 'hub.sqlite'}"
     c.JupyterHub.db_kwargs = {"connect_args": database.CONNECT}
     c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
+    c.JupyterHub.activity_resolution = ACTIVITY_SECONDS
     c.JupyterHub.admin_access = False
     c.JupyterHub.log_level = "INFO"
     c.JupyterHub.tornado_settings = {"headers": HEADERS, "cookie_options": cookie_options(site)}
