@@ -386,7 +386,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             if time.time() - self.submitted_at < EAGER_SECONDS:
                 self.shared.watcher.hurry()
             elif job is not None:
-                await self.shared.watcher.locate()
+                self.shared.watcher.locate_soon()
             await self.shared.watcher.changed(STEP_SECONDS)
         if not self.reported_port:
             WAITED.observe(max(0.0, (self.began or time.time()) - self.submitted_at))

@@ -69,6 +69,7 @@ class Watcher:
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._locating: asyncio.Task[None] | None = None
         self._failures = 0
         self._urgent = False
         self._last_poll = float("-inf")
@@ -123,6 +124,11 @@ class Watcher:
         await self.turn()
         return await self._scheduler.jobs()
 
+    def locate_soon(self) -> None:
+        """`locate`, without waiting for its turn, which may be late: whoever waits for a job has to see it start."""
+        if self._locating is None or self._locating.done():
+            self._locating = asyncio.get_running_loop().create_task(self.locate(), name="hpchub-locate")
+
     async def locate(self) -> None:
         """Ask for the places in the queues, at most once a minute for all who wait; no answer is no place."""
         if self._clock() - self._places[0] < LOCATE_SECONDS:
@@ -141,9 +147,9 @@ class Watcher:
 
     async def close(self) -> None:
         """End the poller."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for task in filter(None, (self._task, self._locating)):
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _run(self) -> None:
         while self._watched:

@@ -347,6 +347,21 @@ async def test_who_waits_sees_the_place_in_the_queue(hub: SimpleNamespace, monke
     starting.cancel()
 
 
+async def test_a_job_that_starts_while_nobody_may_ask_for_places_is_seen_to_start(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_watcher: Watcher) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(spawner_module, "EAGER_SECONDS", 0.0)
+    monkeypatch.setattr(Watcher, "turn", never)
+    spawner, starting = await start(hub)
+    await until(lambda: getattr(spawner.view(), "phase", None) is Phase.WAITING)
+    await asyncio.sleep(0.1)
+    run_job(hub, spawner)
+    assert await asyncio.wait_for(starting, 10) == "https://c1:40001"
+
+
 async def test_what_the_scheduler_refuses_is_told_in_its_words_and_leaves_nothing(hub: SimpleNamespace) -> None:
     hub.program.refuse = "Invalid account"
     spawner = hub.make()
