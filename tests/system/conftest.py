@@ -218,7 +218,7 @@ PBS = Batch(
     die="pkill -KILL pbs_mom; pkill -KILL -u bob || true",
     lose="true",
     found="true",
-    submit="/opt/pbs/bin/qsub -N hpchub -A climate -q interactive -l walltime=600 -j oe -o /dev/null"
+    submit="/opt/pbs/bin/qsub -N hpchub -A climate -q interactive -l walltime=600 -j oe -o /dev/null -R oe"
     " -v HPCHUB_TAG={tag} -- /bin/sleep 300",
     unit="pbs",
     revive="systemctl restart pbs",

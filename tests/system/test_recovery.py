@@ -439,7 +439,7 @@ def test_a_job_of_this_hub_that_its_database_has_lost_is_cancelled_and_no_other_
     )
     run("login1", "sed -i 's/orphan_minutes: 10$/orphan_minutes: 1/' /etc/hpchub/site.yml && systemctl restart hpchub")
     healthy()
-    wait_until("the lost job is cancelled", lambda: lost not in [job["id"] for job in jobs("alice")], 120)
+    wait_until("the lost job is cancelled", lambda: lost not in [job["id"] for job in jobs("alice")], 150)
     assert {number, other} <= {job["id"] for job in jobs("alice")}
     assert forged in [job["id"] for job in jobs("bob")]
     assert state("alice")["ready"]

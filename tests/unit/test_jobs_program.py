@@ -143,6 +143,12 @@ def test_a_reservation_is_an_option_of_slurm_and_a_queue_of_pbs() -> None:
     assert "-qtutorial" in jobs.submit_command(config("pbs"), job, "/home/alice", "/dev/null")
 
 
+def test_without_a_place_for_its_log_pbs_does_not_try_to_copy_it() -> None:
+    job = jobs.parse_job(JOB, ("regular",))
+    assert {"-o/dev/null", "-Roe"} <= set(jobs.submit_command(config("pbs"), job, "/home/alice", "/dev/null"))
+    assert "-koed" in jobs.submit_command(config("pbs"), job, "/home/alice", "/home/alice/log")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -224,7 +224,8 @@ def submit_command(config: Config, job: Job, home: str, log: str) -> list[str]:
         f"-lselect=1:ncpus={job.cores}:mem={job.memory_mib}mb{gpus}",
         f"-lwalltime={hours:02d}:{minutes:02d}:00",
         "-joe",
-        *(["-o/dev/null"] if log == os.devnull else [f"-o{log}/", "-koed"]),  # written while the job runs
+        # Written while the job runs. PBS cannot copy a log to /dev/null and tries for half a minute: it shall not try.
+        *(["-o/dev/null", "-Roe"] if log == os.devnull else [f"-o{log}/", "-koed"]),
         "-rn",
         "-mn",
     ]
