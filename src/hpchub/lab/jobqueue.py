@@ -48,6 +48,8 @@ class Job(core.Job):  # type: ignore[misc]  # upstream has no types
     """A job that is marked as one of its session, and remembers why it was refused."""
 
     refused = ""
+    job_id_regexp = r"(?P<job_id>\d+(?:\.[A-Za-z0-9][A-Za-z0-9.-]*)?)"
+    """With the server's name, as PBS prints it and names a job everywhere else."""
 
     async def _submit_job(self, script_filename: str) -> str:
         command = [*shlex.split(self.submit_command), *self._marks(), script_filename]
