@@ -31,8 +31,8 @@ BUSY_SECONDS = 0.5
 """So long a write waits for another program's lock, and with it everybody; most locks are shorter."""
 REST_SECONDS = 5.0
 """After a write that failed the next ones fail at once for so long, unless the database was found good meanwhile."""
-PATIENCE_SECONDS = 10.0
-"""So long a start waits for a database that cannot be written."""
+PATIENCE_SECONDS = 7.0
+"""So long a start waits for a database that cannot be written; after ten JupyterHub answers that it goes on."""
 ROOM_BYTES = 1 << 20
 """What has to be free beside the database before a server starts: its end has to be written down as well."""
 CONNECT = {"check_same_thread": False, "timeout": BUSY_SECONDS}
