@@ -243,7 +243,7 @@ PBS = Batch(
     dask_log=r"\d+\.\w+\.(ER|OU)",
     unknown_queue="unknown queue",
     failed="The job ended with an error (exit status 3)",
-    asked_memory="mem=4GB",
+    asked_memory="mem=4096MB",
 )
 
 

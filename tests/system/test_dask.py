@@ -247,13 +247,20 @@ def test_a_lab_that_is_killed_leaves_no_job(
 
 
 def test_a_lab_that_is_stopped_leaves_no_job(
-    kernel: str, execute: Execute, by_ssh: str, api: Callable[..., object], run: Run, jobs: Jobs, wait_until: WaitUntil
+    kernel: str,
+    execute: Execute,
+    by_ssh: str,
+    api: Callable[..., tuple[int, Any]],
+    run: Run,
+    jobs: Jobs,
+    wait_until: WaitUntil,
 ) -> None:
     execute(kernel, "cluster = Cluster(); cluster.scale(3); import time; time.sleep(3)")
     assert len(of_session(jobs, {by_ssh})) == 3
     api("alice", "DELETE", "/users/alice/server")
     wait_until("the Lab's jobs are gone", lambda: not of_session(jobs, {by_ssh}), 60)
     assert by_ssh in {job["id"] for job in jobs("alice")}
+    wait_until("the hub has noticed", lambda: api("alice", "GET", "/users/alice")[1]["servers"] == {}, 60)
 
 
 IDLE = f"""
