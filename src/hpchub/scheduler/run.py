@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,6 +25,10 @@ ENVIRONMENT = {
 
 COMMANDS = Counter("hpchub_scheduler_commands_total", "Commands given to the scheduler", ["command", "outcome"])
 LATENCY = Histogram("hpchub_scheduler_command_seconds", "How long the scheduler took to answer", ["command"])
+
+
+FAILED_SECONDS = 5.0
+"""So long nobody asks again about everybody after that has failed."""
 
 
 class Bucket:
@@ -58,26 +62,36 @@ class Bucket:
 
 
 class Together(Generic[T]):
-    """One question for all users about whom somebody asks meanwhile, and no more questions than the bucket has."""
+    """Answers about users: a question for each while few ask; one about everybody, for all who ask, once many do."""
 
-    def __init__(self, ask: Callable[[Collection[str]], Awaitable[Mapping[str, T]]], bucket: Bucket) -> None:
-        """Nothing is asked yet."""
-        self._ask, self._bucket = ask, bucket
-        self._next: tuple[set[str], asyncio.Task[Mapping[str, T]]] | None = None
+    def __init__(
+        self,
+        ask: Callable[[str], Awaitable[Mapping[str, T]]],
+        bucket: Bucket,
+        fresh_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing is asked yet. `ask` takes a user, or "" for everybody; an answer about everybody is fresh so long."""
+        self._ask, self._bucket, self._fresh, self._clock = ask, bucket, fresh_seconds, clock
+        self._everybody: asyncio.Task[Mapping[str, T]] | None = None
+        self._good_until = float("-inf")
 
     async def get(self, user: str) -> T | None:
         """The answer about one user; raises what asking raises."""
-        if self._next is None:
-            users: set[str] = set()
-            self._next = users, asyncio.create_task(self._all(users))
-        users, answer = self._next
-        users.add(user)
-        return (await asyncio.shield(answer)).get(user)  # who gives up leaves the others their answer
+        if self._everybody is None or self._clock() > self._good_until:
+            if self._bucket.wait() <= 0:
+                self._bucket.take()
+                return (await self._ask(user)).get(user)
+            self._everybody = asyncio.create_task(self._about_everybody())
+            self._good_until = self._clock() + self._fresh
+        return (await asyncio.shield(self._everybody)).get(user)  # who gives up leaves the others their answer
 
-    async def _all(self, users: set[str]) -> Mapping[str, T]:
-        await self._bucket.turn()
-        self._next = None
-        return await self._ask(users)
+    async def _about_everybody(self) -> Mapping[str, T]:
+        try:
+            return await self._ask("")
+        except Exception:
+            self._good_until = self._clock() + FAILED_SECONDS
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ in it could pretend to be another user's job.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ ENDS: Mapping[str, str] = {
 
 QUESTIONS_PER_MINUTE = 12.0
 QUESTIONS_AT_ONCE = 3.0
-"""About users' projects; a class that opens the form at once waits up to five seconds for its turn, all in one."""
+EVERYBODY_SECONDS = 60.0
+"""About the projects of one user each; when more ask, one question about everybody's is good for so long."""
 
 _JOBS_FORMAT = "%i|%u|%T|%B|%S|%r"
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,253}")
@@ -94,7 +96,7 @@ class Slurm:
 
     def __post_init__(self) -> None:
         """Frozen, hence the long way."""
-        together = Together(self._associations, Bucket(QUESTIONS_PER_MINUTE, QUESTIONS_AT_ONCE))
+        together = Together(self._associations, Bucket(QUESTIONS_PER_MINUTE, QUESTIONS_AT_ONCE), EVERYBODY_SECONDS)
         object.__setattr__(self, "_together", together)
 
     def _program(self, name: str) -> str:
@@ -142,16 +144,16 @@ class Slurm:
         return parse_partitions(partitions, parse_nodes(nodes))
 
     async def projects(self, user: str, groups: Collection[str]) -> Sequence[Project]:
-        """The user's associations, in one sacctmgr for all who ask at the time; groups do not matter here."""
+        """The user's associations by sacctmgr, or everybody's when many ask; groups do not matter here."""
         return await self._together.get(user) or []
 
-    async def _associations(self, users: Collection[str]) -> Mapping[str, Sequence[Project]]:
+    async def _associations(self, user: str) -> Mapping[str, Sequence[Project]]:
+        about = (f"user={user}",) if user else ()
         argv = (
             self._program("sacctmgr"), "--noheader", "--parsable2", "--readonly", "show", "associations",
-            f"user={','.join(sorted(users))}", "format=Account,Partition,QOS,User",
+            *about, "format=Account,Partition,QOS,User",
         )  # fmt: skip
-        text = await self.ask(argv)
-        return {user: parse_associations(text, user) for user in users}
+        return await asyncio.to_thread(parse_associations, await self.ask(argv))  # everybody's may be long
 
     async def reservations(self) -> Sequence[Reservation]:
         """scontrol's list of reservations."""
@@ -236,19 +238,22 @@ def parse_partitions(text: str, nodes: Mapping[str, tuple[int, int, int]]) -> di
     return queues
 
 
-def parse_associations(text: str, user: str) -> list[Project]:
-    """Lines of `sacctmgr --parsable2 show associations format=Account,Partition,QOS,User`."""
-    queues: dict[str, frozenset[str] | None] = {}
-    qos: dict[str, frozenset[str]] = {}
+def parse_associations(text: str) -> dict[str, list[Project]]:
+    """Lines of `sacctmgr --parsable2 show associations format=Account,Partition,QOS,User`, by user."""
+    queues: dict[str, dict[str, frozenset[str] | None]] = {}
+    qos: dict[tuple[str, str], frozenset[str]] = {}
     for line in text.splitlines():
         fields = line.split("|")
-        if len(fields) != 4 or fields[3] != user or not fields[0]:
+        if len(fields) != 4 or not fields[3] or not fields[0]:
             continue
-        account, partition = fields[0], fields[1]
-        earlier = queues.get(account, frozenset())
-        queues[account] = None if not partition or earlier is None else earlier | {partition}
-        qos[account] = qos.get(account, frozenset()) | _list(fields[2])
-    return [Project(name, queues[name], qos[name]) for name in sorted(queues)]
+        account, partition, names, user = fields
+        mine = queues.setdefault(user, {})
+        earlier = mine.get(account, frozenset())
+        mine[account] = None if not partition or earlier is None else earlier | {partition}
+        qos[user, account] = qos.get((user, account), frozenset()) | _list(names)
+    return {
+        user: [Project(name, mine[name], qos[user, name]) for name in sorted(mine)] for user, mine in queues.items()
+    }
 
 
 def parse_reservations(text: str) -> list[Reservation]:

@@ -135,7 +135,7 @@ def simulated(programs: Run, paths: Any, write: Callable[..., None]) -> str:
         "squeue": f"case $* in *%i\\|%P*) {waiting};; *%k*) ;; *) cat {paths.here}/jobs.txt;; esac",
         "scontrol": f"case $* in *reservation*) echo No reservations in the system;; *) cat {fake}/scontrol.txt;; esac",
         "sinfo": f"cat {fake}/sinfo.txt",
-        "sacctmgr": f"for word; do case $word in user=*) IFS=,; printf '{associations}' ${{word#user=}};; esac; done",
+        "sacctmgr": f"printf '{associations}' $(seq --format=sim%04.0f 0 {SERVERS + STARTS - 1})",
         "sacct": "true",
     }.items():
         write(f"{fake}/{name}", f"#!/bin/sh\n{line}\n", "755")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,7 +104,7 @@ async def test_a_class_that_opens_the_form_does_not_storm_the_scheduler(
         await asyncio.sleep(0.02)
         program = argv[0].rsplit("/", 1)[-1]
         if program == "sacctmgr":
-            users = argv[-2].removeprefix("user=").split(",")
+            users = [f"user{number}" for number in range(190)] if argv[-2] == "associations" else [argv[-2][5:]]
             return "".join(f"climate||normal|{user}\n" for user in users if user != "user7")
         if program == "sinfo":
             return "regular|36|111616|(null)\n"
@@ -124,27 +124,34 @@ async def test_a_class_that_opens_the_form_does_not_storm_the_scheduler(
 
 
 async def test_who_gives_up_a_shared_question_leaves_the_others_their_answer() -> None:
-    async def ask(users: Collection[str]) -> dict[str, str]:
+    async def ask(user: str) -> dict[str, str]:
         await asyncio.sleep(0.05)
-        return {user: user.upper() for user in users}
+        return {name: f"{name} of {user or 'everybody'}" for name in ("alice", "bob", "carol")}
 
-    together = Together(ask, Bucket(60, 1))
-    first, other = (asyncio.ensure_future(together.get(user)) for user in ("alice", "bob"))
+    together = Together(ask, Bucket(0.1, 1), 60)
+    alone, first, other = (asyncio.ensure_future(together.get(user)) for user in ("carol", "alice", "bob"))
     await asyncio.sleep(0.02)
     first.cancel()
-    assert await other == "BOB"
+    assert await alone == "carol of carol"
+    assert await other == "bob of everybody"
 
 
-async def test_a_shared_question_that_fails_fails_for_all_and_the_next_is_asked_again() -> None:
+async def test_a_shared_question_that_fails_fails_for_all_and_is_asked_again_a_little_later() -> None:
+    now = 0.0
     answers = [SchedulerUnavailable("down"), {"alice": 1}]
 
-    async def ask(users: Collection[str]) -> dict[str, int]:
+    async def ask(user: str) -> dict[str, int]:
+        assert user == ""
         answer = answers.pop(0)
         if isinstance(answer, SchedulerUnavailable):
             raise answer
         return answer
 
-    together = Together(ask, Bucket(6000, 5))
-    failed = await asyncio.gather(together.get("alice"), together.get("bob"), return_exceptions=True)
-    assert [type(one) for one in failed] == [SchedulerUnavailable, SchedulerUnavailable]
+    together = Together(ask, Bucket(1, 0, lambda: 0.0), 60, lambda: now)
+    for _ in range(3):
+        failed = await asyncio.gather(together.get("alice"), together.get("bob"), return_exceptions=True)
+        assert [type(one) for one in failed] == [SchedulerUnavailable, SchedulerUnavailable]
+        now += 2
     assert await together.get("alice") == 1
+    now += 59
+    assert await together.get("bob") is None, "what is known about everybody is known about him"

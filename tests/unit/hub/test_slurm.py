@@ -55,9 +55,9 @@ def test_queues_are_read_with_their_limits(recorded: Path) -> None:
 
 def test_projects_are_the_users_own_associations(recorded: Path) -> None:
     text = (recorded / "sacctmgr-alice.txt").read_text()
-    assert [project.name for project in parse_associations(text, "alice")] == ["climate", "ocean"]
-    assert parse_associations(text, "bob") == []
-    assert parse_associations((recorded / "sacctmgr-carol.txt").read_text(), "carol") == []
+    assert [project.name for project in parse_associations(text)["alice"]] == ["climate", "ocean"]
+    assert "bob" not in parse_associations(text)
+    assert parse_associations((recorded / "sacctmgr-carol.txt").read_text()) == {}
 
 
 def test_a_reservation_admits_only_those_it_names(recorded: Path) -> None:
@@ -115,7 +115,7 @@ def test_no_field_that_a_user_can_write_is_asked_about_other_users_jobs() -> Non
 
 def test_an_association_without_a_partition_opens_all_queues_and_one_with_it_only_that() -> None:
     text = "climate|gpu|normal,long|alice\nocean|gpu|normal|alice\nocean||normal|alice\n"
-    climate, ocean = parse_associations(text, "alice")
+    climate, ocean = parse_associations(text)["alice"]
     assert climate == Project("climate", frozenset({"gpu"}), frozenset({"normal", "long"}))
     assert ocean.queues is None
 
