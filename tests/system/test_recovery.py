@@ -402,7 +402,7 @@ def test_while_the_hubs_disk_is_full_labs_stay_and_afterwards_all_is_as_it_shoul
     api("bob", "DELETE", "/users/bob/server")
     undisturbed(5)
     assert state("alice")["ready"]
-    assert not state("bob").get("ready"), "its end is written down later, or has found room"
+    assert state("bob").get("pending", "stop") == "stop", "its end waits to be written down, or has found room and is"
     run("login1", "rm /var/lib/hpchub/full")
     wait_until("bob's server has ended", lambda: not state("bob"), 60)
     assert [job["id"] for job in jobs("alice")] == [number]
