@@ -170,7 +170,7 @@ SLURM = Batch(
     last="scontrol show config | grep NEXT_JOB_ID",
     show="scontrol show -d job {job}; sacct -j {job} --format=ALL -P; squeue -o '%all'",
     script="scontrol write batch_script {job} -",
-    tag="squeue --noheader --jobs={job} --format=%k",
+    tag="squeue --noheader --array --jobs={job} --format=%k",
     cancel="scancel {job}",
     requeue="scontrol update JobId={job} Requeue=1 && scontrol requeue {job}",
     again="scontrol update JobId={job} StartTime=now",
@@ -259,7 +259,9 @@ PBS_STATES = {"Q": "PENDING", "H": "PENDING", "W": "PENDING", "R": "RUNNING", "S
 
 def slurm_jobs(run: Callable[[str, str], str], user: str) -> list[dict[str, str]]:
     """Jobs by squeue."""
-    lines = run("ctl", f"squeue --noheader --user={user} --sort=i --format='{'|'.join(JOB.values())}'").splitlines()
+    lines = run(
+        "ctl", f"squeue --noheader --array --user={user} --sort=i --format='{'|'.join(JOB.values())}'"
+    ).splitlines()
     return [dict(zip(JOB, line.split("|"), strict=True)) for line in lines]
 
 

@@ -28,11 +28,12 @@ EXECUTE = """([address, code]) => new Promise((done, failed) => {
         content: {code, silent: false, store_history: false, allow_stdin: false, stop_on_error: true},
     }))
     socket.onmessage = message => {
-        const {msg_type, content} = JSON.parse(message.data)
+        const {msg_type, content, parent_header} = JSON.parse(message.data)
         if (msg_type == 'stream') said += content.text
         if (msg_type == 'execute_result') said += content.data['text/plain']
         if (msg_type == 'error') said += `${content.ename}: ${content.evalue}`
-        if (msg_type == 'execute_reply') done(said)
+        const idle = msg_type == 'status' && content.execution_state == 'idle'
+        if (idle && parent_header.msg_id == code) done(said)  // the reply may overtake what was printed
     }
     socket.onclose = () => failed(new Error('the kernel has hung up'))
 })"""
@@ -126,6 +127,7 @@ def test_a_cluster_says_why_its_workers_do_not_come(kernel: str, execute: Execut
     )
     assert re.search(r"Expected start: \d\d \w+ \d\d:\d\d\.", waits)
     assert "No job was queued: You may not use this queue" in refused
+    assert "Traceback" not in said
     assert batch.unknown_queue in refused.lower()
     assert re.search(
         rf"1 job \(\d+\S*\): {re.escape(batch.failed)}.* The last lines of /home/alice/\S+:\n(.*\n)*the node says no",
@@ -286,6 +288,49 @@ def test_idle_workers_give_their_jobs_back_and_an_idle_cluster_closes(kernel: st
     assert result == "3"
     assert 3 < float(seconds) < 5 + 10  # 5 looks, one a second
     assert forgotten == "closed 0"
+
+
+# The second and the third job end behind the cluster's back: one while it waits for work, one together with its work.
+LOST = f"""
+import subprocess, time, dask
+from dask.distributed import Client
+dask.config.set({{'distributed.deploy.lost-worker-timeout': '2s'}})
+cluster = Cluster({NOW})
+client = Client(cluster)
+def end(job_id):
+    subprocess.run([*cluster._dummy_job.cancel_command.split(), job_id])
+def there():
+    while sorted(map(len, (cluster.workers, client.scheduler_info(n_workers=-1)['workers']))) != [2, 2]:
+        time.sleep(0.5)
+    return [job.job_id for job in cluster.workers.values()]
+cluster.scale(2)
+cluster.wait_for_workers(2, timeout=90)
+first = there()
+print('--', *first)
+end(first[0])
+while len(client.scheduler_info(n_workers=-1)['workers']) == 2 and not time.sleep(0.5):
+    pass
+second = there()
+print('--', *second)
+slow = client.map(lambda n: time.sleep(3) or n, range(4))
+time.sleep(1)
+end(second[-1])
+print('--', sum(client.gather(slow)))
+print('--', *there())
+cluster.close()
+"""
+
+
+def test_jobs_are_submitted_together_and_one_that_is_lost_is_replaced_also_without_adapt(
+    kernel: str, execute: Execute, batch: Any
+) -> None:
+    first, second, result, third = (line.split() for line in re.findall("(?m)^-- (.*)", execute(kernel, LOST)))
+    if batch.name == "slurm":
+        assert first == [f"{first[0].partition('_')[0]}_{number}" for number in (0, 1)]  # one array
+    assert result == ["6"]
+    for before, after, lost in ((first, second, first[0]), (second, third, second[-1])):
+        assert set(before) - set(after) == {lost}
+        assert len(after) == 2
 
 
 def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_why_it_waits(

@@ -25,7 +25,8 @@ def whereabouts(_worker: object = None) -> dict[str, str]:
     log = os.environ.get(LOG, "")
     if not log and stat.S_ISREG(os.fstat(2).st_mode):
         log = str(Path("/proc/self/fd/2").readlink())
-    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", "")
+    of_array = [os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK")]
+    job = "_".join(of_array) if all(of_array) else os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", "")
     return {"node": os.uname().nodename, "job": job, "log": log}
 
 

@@ -10,26 +10,36 @@ from __future__ import annotations
 
 import asyncio
 import html
+import logging
 import math
 import os
 import pwd
+import re
 import shlex
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from dask.utils import parse_bytes
+import dask.config
+from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
 
 from hpchub.lab import session, waiting
+from hpchub.lab.arrays import InOneGo, named, nameless
 from hpchub.scheduler import JobState, SchedulerUnavailable
 from hpchub.scheduler.words import refusal
 
+_logger = logging.getLogger(__name__)
 core: Any = import_module("dask_jobqueue.core")  # upstream has types for a part of it only
 
+SHORT_LIFE_SECONDS, MOST_DOUBLED = 600.0, 5
+"""A job is replaced soon if its workers lived so long; else after twice the last wait, doubled that often at most."""
 LOOK_SECONDS = 15.0
 """Between two looks at the scheduler for a cluster that is shown while its workers are not there."""
 
@@ -48,32 +58,96 @@ class Job(core.Job):  # type: ignore[misc]  # upstream has no types
     """A job that is marked as one of its session, and remembers why it was refused."""
 
     refused = ""
-    job_id_regexp = r"(?P<job_id>\d+(?:\.[A-Za-z0-9][A-Za-z0-9.-]*)?)"
-    """With the server's name, as PBS prints it and names a job everywhere else."""
+    job_id_regexp = r"(?P<job_id>\d+(?:_\d+|\.[A-Za-z0-9][A-Za-z0-9.-]*)?)"
+    """One of an array, or with the server's name, as PBS prints it and names a job everywhere else."""
 
     async def _submit_job(self, script_filename: str) -> str:
-        command = [*shlex.split(self.submit_command), *self._marks(), script_filename]
+        self._file = script_filename
+        said = await _submissions.ask(self)
+        if isinstance(said, Exception):
+            self.status = Status.failed
+            words = str(said).partition("stderr:\n")[2] or str(said)
+            self.refused = refusal(words, session.setting("support-contact", "your help desk"))
+            raise RuntimeError(self.refused) from None
+        return said
+
+    async def submit(self, file: str = "", *options: str) -> str | RuntimeError:
+        """Submit this job's script or another file, with options; what the submit command says, or the error."""
         try:
+            command = [*shlex.split(self.submit_command), *self._marks(), *options, file or self._file]
             return str(await self._call(command))
         except RuntimeError as error:
-            self.status = Status.failed
-            said = str(error).partition("stderr:\n")[2] or str(error)
-            self.refused = refusal(said, session.setting("support-contact", "your help desk"))
-            raise RuntimeError(self.refused) from None
+            return error
 
     def _marks(self) -> list[str]:
-        """Arguments of the submit command, unless the user has a use of his own for them."""
+        """Arguments of the submit command: the mark, before what the user wrote into its place."""
         mark = session.mark()
-        if mark and self.submit_command == "sbatch" and "--comment" not in self.job_header:
-            return [f"--comment={mark}"]
-        if mark and self.submit_command == "qsub" and "#PBS -v" not in self.job_header:
-            return ["-v", f"HPCHUB_TAG={mark}"]
+        if mark and self.submit_command == "sbatch":
+            theirs = re.findall(r"(?m)^#SBATCH --comment[= ](.*)$", self.job_header)
+            return [f"--comment={' '.join([mark, *theirs[-1:]])}"]
+        if mark and self.submit_command == "qsub":
+            theirs = re.findall(r"(?m)^#PBS -v *(.*)$", self.job_header)
+            return ["-v", ",".join([f"HPCHUB_TAG={mark}", *theirs[-1:]])]
         return []
 
     async def close(self) -> None:
         """Cancel the job."""
-        await super().close()
+        if self.job_id:
+            await _cancellations.ask(self)
         self.status = Status.closed
+
+
+async def _submit(jobs: Sequence[Job]) -> list[str | Exception]:
+    """Submit jobs, as arrays where they differ in nothing but names; what was said to each, or its error."""
+    alike: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        script = nameless(job.job_script(), job._command_template, str(job.name))
+        alike[script if script and job.submit_command == "sbatch" else str(job.name)].append(job)
+    said: dict[Job, str | Exception] = {}
+    for script, array in alike.items():
+        found = await _submit_array(script, array) if len(array) > 1 else None
+        said |= found or await _submit_each(array)
+    return [said[job] for job in jobs]
+
+
+async def _submit_array(script: str, jobs: Sequence[Job]) -> dict[Job, str | Exception]:
+    """Submit one array; nothing if the scheduler refuses it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as file:
+        file.write(named(script, [str(job.name) for job in jobs]))
+        file.flush()
+        said = await jobs[0].submit(file.name, f"--array=0-{len(jobs) - 1}")
+    if isinstance(said, RuntimeError):
+        return {}
+    array = jobs[0]._job_id_from_submit_output(said)
+    return {job: f"{array}_{number}" for number, job in enumerate(jobs)}
+
+
+async def _submit_each(jobs: Sequence[Job]) -> dict[Job, str | Exception]:
+    """Submit one after the other until one is refused, which is then said of all that are left.
+
+    A limit, of which an array as a whole would be above, lets some of them through.
+    """
+    said: dict[Job, str | Exception] = {}
+    last: str | Exception = ""
+    for job in jobs:
+        last = last if isinstance(last, Exception) else await job.submit()
+        said[job] = last
+    return said
+
+
+async def _cancel(jobs: Sequence[Job]) -> list[None]:
+    """Cancel jobs with one command for each kind."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        ids[job.cancel_command].append(job.job_id)
+    for command, of_kind in ids.items():
+        with suppress(RuntimeError):  # some of them may be gone
+            await Job._call([*shlex.split(command), *of_kind])
+    return [None for _ in jobs]
+
+
+_submissions: InOneGo[Job, str | Exception] = InOneGo(_submit)
+_cancellations: InOneGo[Job, None] = InOneGo(_cancel)
 
 
 class JobQueueCluster(core.JobQueueCluster):  # type: ignore[misc]  # upstream has no types
@@ -81,6 +155,17 @@ class JobQueueCluster(core.JobQueueCluster):  # type: ignore[misc]  # upstream h
 
     _shown = ""
     _looked = float("-inf")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as upstream
+        """As upstream, which knows the workers of a job only if their number is an argument, not from the settings."""
+        self._came: dict[str, float] = {}
+        self._losses: dict[str, int] = {}
+        self._replacing: set[asyncio.Future[None]] = set()
+        self._made = False
+        super().__init__(*args, **kwargs)
+        self._made = True
+        if (processes := self._dummy_job.worker_processes) > 1:
+            self.new_spec.setdefault("group", [f"-{number}" for number in range(processes)])
 
     async def _start(self) -> None:
         await super()._start()
@@ -97,10 +182,53 @@ class JobQueueCluster(core.JobQueueCluster):  # type: ignore[misc]  # upstream h
             await self._close()
 
     async def _close(self) -> None:
+        for replacing in list(self._replacing):
+            replacing.cancel()
         try:
             await super()._close()
         finally:
             self._keep()
+
+    async def _correct_state_internal(self) -> None:
+        """As upstream; a refusal that nobody waits for is a sentence, not a traceback of the event loop."""
+        try:
+            await super()._correct_state_internal()
+        except RuntimeError as error:
+            if not self._made or str(error) not in {getattr(job, "refused", "") for job in self.workers.values()}:
+                raise
+            _logger.warning("No job was queued: %s", error)
+
+    # -- workers that are lost
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:  # noqa: ANN401 - as upstream
+        """As upstream for workers that are there; a job whose workers are gone is replaced, also without adapt()."""
+        now = time.monotonic()
+        if op == "add":
+            self._came.update({str(info["name"]): now for info in msg["workers"].values()})
+        gone = str(self.scheduler_info["workers"][msg]["name"]) if op == "remove" else ""
+        super(core.SpecCluster, self)._update_worker_status(op, msg)  # SpecCluster's own forgets a job, and that is all
+        for job, names in self._missing():
+            if gone in names:
+                lived = now - self._came.pop(gone, float("-inf"))
+                self._losses[job] = self._losses.get(job, 0) + 1 if lived < SHORT_LIFE_SECONDS else 1
+                wait = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+                wait *= 2 ** min(self._losses[job] - 1, MOST_DOUBLED)
+                replacing = asyncio.ensure_future(self._replace(job, wait))
+                self._replacing.add(replacing)
+                replacing.add_done_callback(self._replacing.discard)
+
+    def _expected(self) -> list[tuple[str, list[str]]]:
+        """The names of jobs, and of each job's workers."""
+        specs = list(self.worker_spec.items())  # a notebook asks from another thread
+        return [(name, [f"{name}{suffix}" for suffix in spec.get("group", [""])]) for name, spec in specs]
+
+    async def _replace(self, name: str, wait: float) -> None:
+        """Submit another job in the place of one whose workers are gone, unless they come back."""
+        await asyncio.sleep(wait)
+        missing = {job for job, _ in self._missing()}
+        if self.status is Status.running and name in missing and name in self.workers:
+            await self.workers.pop(name).close()
+            await self._correct_state()
 
     # -- how many
 
@@ -216,21 +344,15 @@ class JobQueueCluster(core.JobQueueCluster):  # type: ignore[misc]  # upstream h
         lines = waiting.why(present, absent, jobs, explain, session.setting("support-contact", "your help desk"))
         return "\n".join(lines) or f"All {present} workers are there."
 
-    def _absent(self) -> list[waiting.Absent]:
+    def _missing(self) -> list[tuple[str, list[str]]]:
+        """Of `_expected` the jobs of which no worker is there."""
         seen = {worker["name"] for worker in list(self.scheduler_info["workers"].values())}
-        found = []
-        for name, spec in list(self.worker_spec.items()):  # a notebook asks from another thread
-            names = [f"{name}{suffix}" for suffix in spec.get("group", [""])]
-            if not seen.intersection(names):
-                job = self.workers.get(name)
-                found.append(
-                    waiting.Absent(
-                        getattr(job, "job_id", None) or "",
-                        getattr(job, "refused", ""),
-                        getattr(job, "log_directory", None) or "",
-                    )
-                )
-        return found
+        return [(job, names) for job, names in self._expected() if not seen.intersection(names)]
+
+    def _absent(self) -> list[waiting.Absent]:
+        jobs = [self.workers.get(name) for name, _ in self._missing()]
+        known = [[getattr(job, field, None) or "" for field in ("job_id", "refused", "log_directory")] for job in jobs]
+        return [waiting.Absent(*fields) for fields in known]
 
     async def _look(self) -> None:
         self._shown = await self._why()

@@ -32,7 +32,10 @@ COMMAND_SECONDS = 60  # below the time that the hub waits for this program
 
 _TAG = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
-_JOB_ID = {"slurm": re.compile(r"[0-9]{1,18}"), "pbs": re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9][A-Za-z0-9.-]{0,100})?")}
+_JOB_ID = {
+    "slurm": re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?"),
+    "pbs": re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9][A-Za-z0-9.-]{0,100})?"),
+}
 _VARIABLE = re.compile(r"JUPYTERHUB_[A-Z0-9_]{1,100}")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{1,32}-----\n[A-Za-z0-9+/=\n]{1,8000}-----END [A-Z ]{1,32}-----\n?")
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")

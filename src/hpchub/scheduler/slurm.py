@@ -83,7 +83,8 @@ EVERYBODY_SECONDS = 60.0
 
 _JOBS_FORMAT = "%i|%u|%T|%B|%S|%r"
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,253}")
-_JOB_ID = re.compile(r"[0-9]{1,20}")
+_JOB_ID = re.compile(r"[0-9]{1,20}(_[0-9]{1,10})?")
+"""One of an array is named after the array and its place in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Slurm:
             return {}
         argv = (
             self._program("sacct"), "--noheader", "--parsable2", "--allocations", "--duplicates",
-            f"--jobs={','.join(sorted(job_ids))}", "--format=JobIDRaw,User,State,NodeList,Start,Reason",
+            f"--jobs={','.join(sorted(job_ids))}", "--format=JobID,User,State,NodeList,Start,Reason",
         )  # fmt: skip
         return parse_jobs(await self.ask(argv))
 
@@ -128,7 +129,8 @@ class Slurm:
     async def own(self, user: str) -> Mapping[str, tuple[JobState, str]]:
         """One squeue for all the user's jobs, with those that ended within MinJobAge, and their comments."""
         argv = (
-            self._program("squeue"), "--noheader", "--states=all", f"--user={user}", f"--format={_JOBS_FORMAT}|%k",
+            self._program("squeue"), "--noheader", "--array", "--states=all", f"--user={user}",
+            f"--format={_JOBS_FORMAT}|%k",
         )  # fmt: skip
         return parse_own(await self.ask(argv), user)
 
