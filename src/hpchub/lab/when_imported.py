@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
-CHANGES: Mapping[str, str] = {
-    "dask.config": "hpchub.lab.outside:change",
-    "distributed.node": "hpchub.lab.dashboard_guard:change",
-    "distributed.nanny": "hpchub.lab.workers:share",
-    "distributed.worker": "hpchub.lab.deaths:tell",
-    "distributed.scheduler": "hpchub.lab.deaths:explain",
-    "dask_jobqueue.core": "hpchub.lab.jobqueue:change",
-    "dask_labextension.manager": "hpchub.lab.panel:change",
+CHANGES: Mapping[str, Sequence[str]] = {
+    "dask.config": ["hpchub.lab.outside:change"],
+    "distributed.node": ["hpchub.lab.dashboard_guard:change"],
+    "distributed.nanny": ["hpchub.lab.workers:share"],
+    "distributed.worker": ["hpchub.lab.deaths:tell"],
+    "distributed.scheduler": ["hpchub.lab.deaths:explain", "hpchub.lab.worker_pages:change"],
+    "distributed.http.scheduler.info": ["hpchub.lab.worker_pages:route"],
+    "dask_jobqueue.core": ["hpchub.lab.jobqueue:change"],
+    "dask_labextension.manager": ["hpchub.lab.panel:change"],
 }
 """Modules, and the functions that get them."""
 
@@ -26,8 +27,9 @@ CHANGES: Mapping[str, str] = {
 class _Loader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        where, _, function = CHANGES[module.__name__].partition(":")
-        getattr(importlib.import_module(where), function)(module)
+        for change in CHANGES[module.__name__]:
+            where, _, function = change.partition(":")
+            getattr(importlib.import_module(where), function)(module)
 
 
 class Finder:
