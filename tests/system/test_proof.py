@@ -120,7 +120,6 @@ def evidence(
     run: Callable[[str, str], str],
     wait_until: Callable[..., None],
     shot: Callable[[Page, str], None],
-    url: str,
 ) -> Evidence:
     """Copy the notebook in a terminal, open it, run every cell by the menu, and look around while it runs."""
     seen = Evidence()
@@ -148,7 +147,7 @@ def evidence(
     link = page.locator(".jp-NotebookPanel:visible a", has_text="Open the dashboard")
     link.wait_for(state="attached", timeout=MINUTES)
     address = str(link.get_attribute("href"))
-    task_stream_beside_the_notebook(page, url + address.removesuffix("/status"))
+    task_stream_beside_the_notebook(page, address.removesuffix("/status"))
     dashboard.goto(address)
     expect(dashboard.locator("canvas").first).to_be_visible(timeout=MINUTES)  # plots come through a WebSocket
     seen.alices_page = dashboard.title()

@@ -13,6 +13,7 @@ import yaml
 
 from hpchub.lab import dask
 
+LAB = "https://hub.example.org/user/alice/"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 SITE = {
     "10-site.yaml": b"jobqueue: {slurm: {cores: 4, processes: 1, memory: 8 GiB, job-extra-directives: [--no-requeue],"
@@ -22,7 +23,8 @@ SITE = {
 
 
 def session(scheduler: str = "slurm", reservation: str | None = None) -> dask.Session:
-    return dask.Session(scheduler, "climate", "regular", reservation, "/user/alice/", "/home/alice/.local/state/hpchub")
+    logs = "/home/alice/.local/state/hpchub"
+    return dask.Session(scheduler, "climate", "regular", reservation, LAB, logs, job="17")
 
 
 def settings(directory: Path) -> dict[str, dict[str, dict[str, object]]]:
@@ -143,8 +145,8 @@ def test_a_full_home_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert list((tmp_path / "keys").iterdir()) == []
 
 
-def run_dask(root: Path, home: Path, code: str) -> subprocess.CompletedProcess[str]:
-    environment = {"DASK_ROOT_CONFIG": str(root), "HOME": str(home), "PATH": os.environ["PATH"]}
+def run_dask(root: Path, home: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"DASK_ROOT_CONFIG": str(root), "HOME": str(home), "PATH": os.environ["PATH"], **variables}
     environment["PYTHONPATH"] = str(Path(dask.__file__).parents[2])
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -197,3 +199,24 @@ def test_outside_of_a_lab_a_cluster_is_the_sites_too_and_its_link_is_where_it_li
     assert {"#SBATCH -p mine", "#SBATCH --mem=8G"} <= set(script)
     assert any(f"{tmp_path}/.local/state/hpchub" in line for line in script)
     assert mode(tmp_path / ".local/share/hpchub/dask/keys") == 0o700
+
+
+@pytest.mark.parametrize(
+    ("job", "mine", "link"),
+    [
+        ("17", "", f"{LAB}proxy/1/status"),
+        ("18", "", "http://127.0.0.1:1/status"),
+        ("18", "distributed: {dashboard: {link: 'http://{host}/{port}'}}", "http://c1/1"),
+    ],
+)
+def test_a_link_leads_to_the_lab_and_in_a_job_that_was_submitted_from_it_to_that_jobs_node(
+    job: str, mine: str, link: str, tmp_path: Path
+) -> None:
+    root = dask.write_session(tmp_path / "dask", session(), SITE)
+    (tmp_path / ".config/dask").mkdir(parents=True)
+    (tmp_path / ".config/dask/mine.yaml").write_text(mine)
+    code = (
+        "import hpchub.lab.when_imported; from distributed.utils import format_dashboard_link as f; print(f('c1', 1))"
+    )
+    done = run_dask(root, tmp_path, code, SLURM_JOB_ID=job)
+    assert done.stdout.strip() == link, done.stderr

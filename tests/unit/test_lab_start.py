@@ -32,6 +32,7 @@ ORDER = {
         "JUPYTERHUB_API_TOKEN": "t0ken",
         "JUPYTERHUB_API_URL": "https://login1:8081/hub/api",
         "JUPYTERHUB_SERVICE_PREFIX": "/user/alice/",
+        "JUPYTERHUB_PUBLIC_URL": "https://hub.example.org/user/alice/",
         "JUPYTERHUB_USER": "alice",
     },
     "tls": {"key": "k3y", "certificate": "c3rt", "authority": "auth"},

@@ -31,13 +31,16 @@ ROLES = ("scheduler", "worker", "client")
 
 @dataclass(frozen=True)
 class Session:
-    """What the notebook's own job is: the scheduler's name, and what was asked of it; no reservation is None."""
+    """What the notebook's own job is: the scheduler's name, and what was asked of it; no reservation is None.
+
+    `address` is the Lab's in a browser.
+    """
 
     scheduler: str
     project: str
     queue: str
     reservation: str | None
-    service_prefix: str
+    address: str
     log_directory: str
     tag: str = ""
     job: str = ""
@@ -142,7 +145,7 @@ def session_settings(session: Session, site: Mapping[str, object], pair: str, di
     of_queue = session.reservation if session.scheduler == "pbs" else None
     jobqueue[session.scheduler]["queue"] = of_queue or session.queue
     settings = own_settings(pair)
-    settings["distributed"]["dashboard"] = {"link": f"{session.service_prefix}proxy/{{port}}/status"}
+    settings["distributed"]["dashboard"] = {"link": f"{session.address}proxy/{{port}}/status"}
     return {
         **settings,
         "jobqueue": jobqueue,

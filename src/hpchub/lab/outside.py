@@ -15,12 +15,19 @@ import yaml
 
 from hpchub.lab import dask
 
+LINK = "distributed.dashboard.link"
+HERE = "http://127.0.0.1:{port}/status"
+"""Dashboards listen there alone."""
+
 
 def change(config: ModuleType, prefix: str = sys.prefix) -> None:
     """Let `dask.config` read them first, unless a session is named that is still there."""
     site = Path(prefix).resolve().parents[1] / "etc/dask"
     session = os.environ.get("DASK_ROOT_CONFIG")
-    if (session and Path(session).is_dir()) or not site.is_dir():
+    if session and Path(session).is_dir():
+        leave(config, session)
+        return
+    if not site.is_dir():
         return
     config.paths.insert(0, str(site))
     try:
@@ -30,12 +37,21 @@ def change(config: ModuleType, prefix: str = sys.prefix) -> None:
     config.refresh()
 
 
+def leave(config: ModuleType, session: str) -> None:
+    """Correct the link in a job that has the settings of the Lab it was submitted from, on a node of its own."""
+    job = config.get("hpchub.session.job", "")
+    if job in ("", os.environ.get("SLURM_JOB_ID"), os.environ.get("PBS_JOBID")):
+        return
+    if config.get(LINK) == config.get(LINK, config=config.collect([session], {})):
+        config.set({LINK: HERE})
+
+
 def write(home: Path, site: dict[str, bytes]) -> Path:
     """The directory with what only this user has, written anew. Raises OSError."""
     base = dask.private_directory(home / ".local/share/hpchub/dask")
     directory = dask.private_directory(base / "outside")
     settings = dask.own_settings(str(dask.key_directory(base, datetime.datetime.now(datetime.UTC))))
-    settings["distributed"]["dashboard"] = {"link": "http://127.0.0.1:{port}/status"}  # it listens there alone
+    settings["distributed"]["dashboard"] = {"link": HERE}
     logs = str(home / ".local/state/hpchub")
     sections = {
         name: {"log-directory": logs}

@@ -29,6 +29,7 @@ from hpchub.lab import lean
 
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable
 API_URL = "JUPYTERHUB_API_URL"
+PUBLIC_URL = "JUPYTERHUB_PUBLIC_URL"
 MAX_ANSWER_BYTES = 16 * 1024
 REPORT_SECONDS = 600  # a hub that restarts or is upgraded meanwhile
 RUNTIME_PATH_CHARS = 50  # a unix socket's path has at most 107; kernel file names need the rest
@@ -62,7 +63,7 @@ def read_order(text: str) -> Order:
     """Read the script's JSON. Raises Stop if it is not what hpchub-jobs writes."""
     try:
         order = Order(**json.loads(text))
-        missing = {TOKEN, API_URL, "JUPYTERHUB_SERVICE_PREFIX"} - order.environment.keys()
+        missing = {TOKEN, API_URL, PUBLIC_URL, "JUPYTERHUB_SERVICE_PREFIX"} - order.environment.keys()
         missing |= {"key", "certificate", "authority"} - order.tls.keys()
     except (ValueError, TypeError, AttributeError) as error:
         raise Stop(f"The job's script does not fit this environment: {error}") from None
@@ -180,7 +181,7 @@ def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
         project=order.project,
         queue=order.queue,
         reservation=order.reservation,
-        service_prefix=order.environment["JUPYTERHUB_SERVICE_PREFIX"],
+        address=order.environment[PUBLIC_URL],
         log_directory=order.log_directory,
         tag=order.tag,
         job=os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", ""),
