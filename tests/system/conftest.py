@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import testinfra
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from testinfra.host import Host
 
 ROOT = Path(__file__).parents[2]
@@ -496,6 +496,61 @@ def lab(
     yield running
     for user in users:
         api(user, "DELETE", f"/users/{user}/server")
+
+
+# -- Dask's dashboards
+
+PLOT = ".bk-Figure:visible, .bk-DataTable:visible, svg#vis circle"
+"""What a plot is made of: nearly all are figures, two are tables, and the map of the cluster is drawn without Bokeh."""
+
+
+@pytest.fixture(scope="session")
+def dask_panel() -> Callable[[Page], Locator]:
+    """The Dask panel of the Lab in a page, open."""
+
+    def show(page: Page) -> Locator:
+        icon, panel = (
+            page.locator(".jp-SideBar [data-id=dask-dashboard-launcher]"),
+            page.locator("#dask-dashboard-launcher"),
+        )
+        icon.wait_for(timeout=60_000)
+        page.wait_for_timeout(2000)  # the Lab opens what was open before
+        if not panel.is_visible():
+            icon.click()
+        return panel
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def plot() -> Callable[[Page, Locator, str], None]:
+    """Open a plot from the Lab's Dask panel, wait until it is drawn, and close its tab."""
+
+    def look(page: Page, panel: Locator, name: str) -> None:
+        panel.get_by_role("button", name=name, exact=True).click()
+        frame = page.frame_locator(".dask-DaskDashboard-widget:visible iframe")
+        expect(frame.locator(PLOT).first, name).to_be_visible(timeout=30_000)
+        page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current .lm-TabBar-tabCloseIcon").click()
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def live(wait_until: Callable[..., None]) -> Callable[[BrowserContext, str], None]:
+    """Open a dashboard's link in a new tab and wait until its scheduler tells it something."""
+
+    def look(context: BrowserContext, link: str) -> None:
+        tab, heard = context.new_page(), []
+        tab.on("websocket", lambda socket: socket.on("framereceived", lambda frame: heard.append(frame)))
+        tab.goto(link)
+        expect(tab.locator("canvas").first).to_be_visible(timeout=30_000)
+        told = len(heard)
+        wait_until("the dashboard hears something new", lambda: tab.title() and len(heard) > told)
+        assert tab.url == link
+        assert tab.title() == "Dask: Status"
+        tab.close()
+
+    return look
 
 
 # -- what `make bench` measures

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 Run = Callable[[str, str], str]
 Jobs = Callable[[str], list[dict[str, str]]]
@@ -334,24 +334,17 @@ def test_jobs_are_submitted_together_and_one_that_is_lost_is_replaced_also_witho
 
 
 def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_why_it_waits(
-    page: Page, batch: Any, jobs: Jobs, wait_until: WaitUntil
+    page: Page, dask_panel: Callable[[Page], Locator], batch: Any, jobs: Jobs, wait_until: WaitUntil
 ) -> None:
     def dask_jobs() -> int:
         return [job["name"] for job in jobs("alice")].count("dask-worker")
 
     page.goto("/user/alice/lab")
-    icon, panel = (
-        page.locator(".jp-SideBar [data-id=dask-dashboard-launcher]"),
-        page.locator("#dask-dashboard-launcher"),
-    )
-    icon.wait_for(timeout=60_000)
-    page.wait_for_timeout(2000)  # the Lab opens what was open before
-    if not panel.is_visible():
-        icon.click()
+    panel = dask_panel(page)
     panel.get_by_role("button", name="NEW").click()
     cluster = panel.locator(".dask-ClusterListingItem")
     expect(cluster).to_contain_text(batch.cluster, timeout=30_000)
-    expect(cluster.locator("a")).to_have_attribute("href", re.compile(r"/user/alice/proxy/\d+/status"))
+    expect(cluster.locator("a")).to_have_attribute("href", re.compile(r"^/user/alice/proxy/\d+/status$"))
     expect(panel.get_by_role("button", name="Task Stream", exact=True)).to_be_visible()  # connected to its dashboard
 
     cluster.get_by_role("button", name="SCALE").click()
@@ -370,6 +363,47 @@ def test_the_labs_panel_makes_the_sites_cluster_scales_and_adapts_it_and_says_wh
     wait_until("it has its least number of jobs", lambda: dask_jobs() == 3)
     cluster.get_by_role("button", name="SHUTDOWN").click()
     wait_until("its jobs are gone", lambda: dask_jobs() == 0)
+
+
+LOCAL = """
+import time
+from dask.distributed import Client, LocalCluster
+cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address='127.0.0.1:0')
+client = Client(cluster)
+tasks = client.map(lambda number: time.sleep(0.5), range(600))
+print(cluster.dashboard_link, cluster._repr_html_(), client._repr_html_(), sep='\\n')
+"""
+
+
+def test_a_notebooks_link_opens_in_a_new_tab_and_every_plot_of_it_in_the_labs_panel(
+    page: Page,
+    kernel: str,
+    execute: Execute,
+    dask_panel: Callable[[Page], Locator],
+    plot: Callable[[Page, Locator, str], None],
+    live: Callable[[BrowserContext, str], None],
+    url: str,
+) -> None:
+    link, *shown = execute(kernel, LOCAL).splitlines()
+    assert re.fullmatch(rf"{url}/user/alice/proxy/\d+/status", link)
+    links = re.findall('href="(.*?)"', "".join(shown))
+    assert links.count(link) == 5  # twice of the cluster, and of its client once more
+    (worker,) = set(links) - {link}
+    live(page.context, link)
+    page.goto(link.replace("status", "info/main/workers.html"))
+    page.get_by_role("link", name="dashboard").click()
+    page.wait_for_url(worker)
+
+    page.goto("/user/alice/lab?reset")
+    panel = dask_panel(page)
+    panel.locator("input").first.fill(link)
+    panel.locator("input").first.press("Enter")
+    plots = panel.locator(".dask-DashboardListing-item button")
+    expect(plots.first).to_be_visible(timeout=30_000)
+    names = plots.all_text_contents()
+    assert len(names) > 30
+    for name in names:
+        plot(page, panel, name)
 
 
 BY_SSH = """

@@ -1,8 +1,12 @@
-"""A strict site: its own certificate, a host name for each user, terms to agree to; the hub is made so, and back."""
+"""A strict site: its own certificate, a host name for each user, terms to agree to, all below a path of the site's.
+
+The hub is made so, and back.
+"""
 
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -11,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 Run = Callable[[str, str], str]
 Origin = Callable[[str], str]
@@ -19,6 +23,7 @@ Origin = Callable[[str], str]
 ROOT = Path(__file__).parents[2]
 
 HUB, ALICE, BOB = "hub.example.org", "alice.hub.example.org", "bob.hub.example.org"
+PATH = "/interactive"
 TERMS = "I obey the rules of use."
 SITE = {
     "jupyterhub_subdomains": True,
@@ -55,7 +60,7 @@ def authority(run: Run, origin: Origin) -> Iterator[str]:
     """The hub as SITE says, and afterwards as it was; gives the authority that a browser of such a site knows."""
     run("login1", CERTIFICATES)
     try:
-        configure("-e", json.dumps({**SITE, "jupyterhub_url": f"{origin(HUB)}/"}))
+        configure("-e", json.dumps({**SITE, "jupyterhub_url": f"{origin(HUB)}{PATH}/"}))
         yield run("login1", "cat /root/web/ca.pem")
     finally:
         configure()
@@ -70,24 +75,30 @@ def context(authority: str, origin: Origin, browser: Browser) -> BrowserContext:
 @pytest.fixture(scope="module")
 def page(context: BrowserContext, origin: Origin, password: Callable[[str], str]) -> Iterator[Page]:
     """Bob's window with his Lab in it; a second server of his starts meanwhile."""
-    page = context.new_page()
-    page.goto("/hub/login?next=/hub/home")
-    page.fill("input[name=username]", "bob")
-    page.fill("input[name=password]", password("bob"))
-    page.get_by_label(TERMS).check()
-    page.click("#login_submit")
-    page.wait_for_url("**/hub/home")
+    page = enter(context, "bob", password("bob"))
     stop(page)  # what an earlier test may have left: a Lab knows the address it was started under
     try:
         assert ask(page, "POST", "servers/second", {"user_options": {"project": "climate"}}) in (201, 202)
-        page.goto("/hub/spawn")
+        page.goto(f"{PATH}/hub/spawn")
         page.get_by_role("button", name="Start", exact=True).click()
-        page.wait_for_url(f"{origin(BOB)}/user/bob/lab**", timeout=90_000)
+        page.wait_for_url(f"{origin(BOB)}{PATH}/user/bob/lab**", timeout=90_000)
         expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=60_000)
         yield page
     finally:
-        page.goto(f"{origin(HUB)}/hub/home")
+        page.goto(f"{origin(HUB)}{PATH}/hub/home")
         stop(page)
+
+
+def enter(context: BrowserContext, user: str, secret: str) -> Page:
+    """A window of a user's, on the hub's own page."""
+    page = context.new_page()
+    page.goto(f"{PATH}/hub/login?next={PATH}/hub/home")
+    page.fill("input[name=username]", user)
+    page.fill("input[name=password]", secret)
+    page.get_by_label(TERMS).check()
+    page.click("#login_submit")
+    page.wait_for_url("**/hub/home")
+    return page
 
 
 def stop(page: Page) -> None:
@@ -104,7 +115,8 @@ def ask(page: Page, method: str, path: str, body: object = None) -> int:
     """The status of a question about bob to the hub's REST API, asked by the page."""
     program = """async ([method, path, body]) => {
       const headers = {"X-XSRFToken": window.jhdata.xsrf_token, "Content-Type": "application/json"};
-      return (await fetch("/hub/api/users/bob/" + path, {method, headers, body: JSON.stringify(body)})).status;
+      const address = window.jhdata.base_url + "api/users/bob/" + path;
+      return (await fetch(address, {method, headers, body: JSON.stringify(body)})).status;
     }"""
     return int(page.evaluate(program, [method, path, body]))
 
@@ -126,7 +138,7 @@ def test_without_agreeing_to_the_terms_nobody_signs_in_and_no_code_is_lost(
     asked = "journalctl --no-pager --output=cat -t hpchub-login | grep -c 'user=\"bob\"' || true"
     page = context.new_page()
     before = run("login1", asked)
-    page.goto("/hub/login")
+    page.goto(f"{PATH}/hub/login")
     page.fill("input[name=username]", "bob")
     page.fill("input[name=password]", "000000000000")
     page.click("#login_submit")
@@ -139,8 +151,8 @@ def test_without_agreeing_to_the_terms_nobody_signs_in_and_no_code_is_lost(
 
 
 def test_the_lab_has_a_host_name_of_its_own_and_so_has_a_named_server(page: Page, origin: Origin) -> None:
-    page.goto(f"{origin(HUB)}/user/bob/second/lab")
-    page.wait_for_url(f"{origin(BOB)}/user/bob/second/lab**", timeout=60_000)
+    page.goto(f"{origin(HUB)}{PATH}/user/bob/second/lab")
+    page.wait_for_url(f"{origin(BOB)}{PATH}/user/bob/second/lab**", timeout=60_000)
     expect(page.locator("#jp-main-dock-panel")).to_be_visible(timeout=60_000)
 
 
@@ -150,16 +162,44 @@ def test_what_runs_beside_a_lab_opens_under_its_host_name_as_a_dask_dashboard_do
     for node in ("c1", "c2"):  # wherever his Lab is
         run(node, "systemd-run --quiet --collect --uid=bob timeout 60 python3 -m http.server 47123 --bind 127.0.0.1")
         run(node, "timeout 20 sh -c 'until ss -ltn | grep -q :47123; do sleep 0.5; done'")
-    answer = page.goto(f"{origin(BOB)}/user/bob/proxy/47123/etc/")
+    answer = page.goto(f"{origin(BOB)}{PATH}/user/bob/proxy/47123/etc/")
     assert answer
     assert answer.status == 200
     expect(page.get_by_role("heading", name="Directory listing for /etc/")).to_be_visible()
-    assert page.url == f"{origin(BOB)}/user/bob/proxy/47123/etc/"
+    assert page.url == f"{origin(BOB)}{PATH}/user/bob/proxy/47123/etc/"
+
+
+def test_each_of_his_labs_has_its_own_dask_clusters_whose_plots_and_links_open_for_him_alone(
+    page: Page,
+    context: BrowserContext,
+    browser: Browser,
+    origin: Origin,
+    password: Callable[[str], str],
+    dask_panel: Callable[[Page], Locator],
+    plot: Callable[[Page, Locator, str], None],
+    live: Callable[[BrowserContext, str], None],
+) -> None:
+    stranger = browser.new_context(base_url=origin(HUB), ignore_https_errors=True)
+    alice = enter(stranger, "alice", password("alice"))
+    for server in ("", "second/"):
+        base = f"{PATH}/user/bob/{server}"
+        page.goto(f"{origin(BOB)}{base}lab")
+        panel = dask_panel(page)
+        panel.get_by_role("button", name="NEW").click()
+        link = panel.locator(".dask-ClusterListingItem a")  # one: what the other Lab has is not here
+        expect(link).to_have_attribute("href", re.compile(rf"^{base}proxy/\d+/status$"), timeout=30_000)
+        plot(page, panel, "Task Stream")
+        address = f"{origin(BOB)}{link.get_attribute('href')}"
+        live(context, address)
+        answer = alice.goto(address)
+        assert answer
+        assert answer.status == 403
+    stranger.close()
 
 
 def test_a_script_in_a_lab_reads_neither_the_hub_nor_another_lab(page: Page, origin: Origin) -> None:
-    page.goto(f"{origin(BOB)}/user/bob/lab")
-    for address in (f"{origin(HUB)}/hub/token", f"{origin(ALICE)}/user/alice/lab"):
+    page.goto(f"{origin(BOB)}{PATH}/user/bob/lab")
+    for address in (f"{origin(HUB)}{PATH}/hub/token", f"{origin(ALICE)}{PATH}/user/alice/lab"):
         program = "address => fetch(address, {credentials: 'include'}).then(() => 'read', error => error.name)"
         assert page.evaluate(program, address) == "TypeError"
 
@@ -170,12 +210,17 @@ def test_a_users_host_name_gets_no_login_cookie(page: Page, context: BrowserCont
     assert (login["domain"], login["secure"], login["httpOnly"]) == (HUB, True, True)
     assert cookies["__Host-jupyterhub-user-bob"]["domain"] == BOB
     stranger = page.context.browser.new_context(ignore_https_errors=True).new_page()
-    stranger.goto(f"{origin(BOB)}/hub/login?next=/user/bob/lab")
-    assert stranger.url == f"{origin(HUB)}/hub/login?next=/user/bob/lab"
+    stranger.goto(f"{origin(BOB)}{PATH}/hub/login?next={PATH}/user/bob/lab")
+    assert stranger.url == f"{origin(HUB)}{PATH}/hub/login?next={PATH}/user/bob/lab"
     stranger.context.close()
 
 
 def test_hub_and_labs_say_that_nobody_speaks_plain_http_here(authority: str, page: Page, origin: Origin) -> None:
     year = "max-age=31536000; includeSubDomains"
-    for host, path in ((HUB, "/hub/login"), (HUB, "/"), (BOB, "/user/bob/api/status"), (f"nobody.{HUB}", "/")):
+    for host, path in (
+        (HUB, f"{PATH}/hub/login"),
+        (HUB, "/"),
+        (BOB, f"{PATH}/user/bob/api/status"),
+        (f"nobody.{HUB}", "/"),
+    ):
         assert headers(authority, origin(host), path)["strict-transport-security"] == year
