@@ -197,7 +197,7 @@ SLURM = Batch(
     end="sacct -nPX -j {job} --format=State,ExitCode",
     ends={"well": "COMPLETED|0:0", "failed": "FAILED|1:0", "late": "TIMEOUT"},
     billed="sacct -nPX -j {job} --format=Account,Partition,Timelimit | tr '|' '\\n'",
-    dask_log=r"dask-worker-\d+\.(err|out)",
+    dask_log=r"dask-worker-\d+(_\d+)?\.(err|out)",
     unknown_queue="invalid partition specified",
     failed="The job failed",
     asked_memory="#SBATCH --mem=4G",

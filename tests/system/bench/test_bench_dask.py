@@ -1,7 +1,8 @@
 """Measurements of Dask against dask-jobqueue with its own defaults, on the same cluster in the same run.
 
-Rows as in bench/test_bench.py. Both ask for the same jobs. Workers have one thread each; 16 share a job, of the 360
-there are 36 in each of ten jobs, as in ten nodes. The cluster claims 72 cores; what the machine below has is printed.
+Rows as in test_bench.py. Both ask for the same jobs. Workers have one thread each: of 16, four share a job,
+of 64, sixteen; the 360 are 36 in each of ten jobs, as on ten nodes. The cluster claims 72 cores; the
+real ones are printed.
 """
 
 import json
@@ -21,6 +22,7 @@ PYTHON = "/opt/hpchub/lab/current/bin/python"
 PACKAGES = "/opt/hpchub/lab/current/lib/python3*/site-packages"
 PROGRAM = Path(__file__).parent / "programs" / "dask_speed.py"
 IDLE_SECONDS = 20  # the site's dask_site_idle_seconds
+STOCK_LOOKS = 3  # without work, before dask's own adaptive scaling lets a worker go
 COUNTS = [int(count) for count in os.environ.get("HPCHUB_BENCH_WORKERS", "16 64 360").split()]
 
 
@@ -42,28 +44,42 @@ def measure(run: Run) -> Measure:
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_from_scale_to_workers(count: int, measure: Measure, run: Run, record: Callable[..., None]) -> None:
-    theirs, ours = measure("stock", "scale", count), measure("ours", "scale", count)
+    ours, theirs = measure("ours", "scale", count), measure("stock", "scale", count)
     start = f"{PYTHON} -c 'import time; b = time.monotonic(); import distributed.cli.dask_worker; e = time.monotonic()"
     floor = float(run("c1", f"{start}; print(e - b)'"))
-    seconds = [round(float(each["seconds"]), 1) for each in (ours, theirs)]
+    assert ours["workers"] == count
     name = f"scale to {count} workers (one start with imports: {floor:.1f} s)"
+    if theirs["workers"] < count:
+        name += f"; stock gave up with {theirs['workers']}"
+    seconds = [round(float(each["seconds"]), 1) for each in (ours, theirs)]
     record(name, *seconds, round(seconds[0] / seconds[1], 2), 1.0, "s")
-    jobs = [float(each["submissions"]) for each in (ours, theirs)]
-    record(f"submissions for {count} workers", *jobs, round(jobs[0] / jobs[1], 2), 1.0, "jobs")
-    assert seconds[0] <= seconds[1]
-    assert jobs[0] <= jobs[1]
+    submissions = [float(each["submissions"]) for each in (ours, theirs)]
+    record(f"submissions for {count} workers", *submissions, round(submissions[0] / submissions[1], 2), 1.0, "")
+    assert seconds[0] < seconds[1]
+    assert submissions[0] < submissions[1]
 
 
 def test_from_idle_to_resources_back(measure: Measure, record: Callable[..., None]) -> None:
-    seconds = round(measure("ours", "idle")["seconds"], 1)
-    ratio = round(seconds - IDLE_SECONDS, 1)
-    record(f"idle to no job, of which {IDLE_SECONDS} s are the site's wish", seconds, None, ratio, 10, "s")
-    assert ratio <= 10
+    seconds = [round(measure(whose, "idle", STOCK_LOOKS)["seconds"], 1) for whose in ("ours", "stock")]
+    ratio = round(seconds[0] / seconds[1], 2)
+    record(f"idle to no job, of 4, after {STOCK_LOOKS} looks without work", *seconds, ratio, 1.0, "s")
+    as_the_site_says = round(measure("ours", "idle")["seconds"] - IDLE_SECONDS, 1)
+    record(f"idle to no job, after the site's {IDLE_SECONDS} s", as_the_site_says, None, None, 10, "s")
+    assert as_the_site_says <= 10
+    assert ratio < 1
+
+
+def test_the_notebook_from_its_first_cell_to_its_last_plot(measure: Measure, record: Callable[..., None]) -> None:
+    ours, theirs = measure("ours", "notebook"), measure("stock", "notebook")
+    assert ours["plots"] == theirs["plots"] == 5
+    seconds = [round(float(each["seconds"]), 1) for each in (ours, theirs)]
+    record("the notebook, first cell to last plot", *seconds, round(seconds[0] / seconds[1], 2), 1.0, "s")
+    assert seconds[0] < seconds[1]
 
 
 def test_what_tls_costs_on_a_shuffle(measure: Measure, record: Callable[..., None]) -> None:
-    theirs, ours = measure("stock", "shuffle"), measure("ours", "shuffle")
+    ours, theirs = measure("ours", "shuffle", 9), measure("stock", "shuffle", 9)
     assert (theirs["scheme"], ours["scheme"]) == ("tcp", "tls")
     seconds = [round(float(each["seconds"]), 2) for each in (ours, theirs)]
-    record("a shuffle of 0.2 GB between 4 workers", *seconds, round(seconds[0] / seconds[1], 2), 1.1, "s")
+    record("a shuffle of 0.2 GB between 4 workers, best of 9", *seconds, round(seconds[0] / seconds[1], 2), 1.1, "s")
     assert seconds[0] / seconds[1] <= 1.1
