@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar, trust_as_template
@@ -145,6 +146,73 @@ def test_the_hub_accepts_the_site_file_of_the_example(variables: dict[str, Any],
 
     assert site.hub.public_url == "https://hub.example.org/"
     assert [queue.name for queue in site.queues] == ["interactive", "regular"]
+
+
+def dask(variables: dict[str, Any], **changed: object) -> dict[str, Any]:
+    """The sections of jobqueue for an inventory with these changes."""
+    loaded: dict[str, Any] = yaml.safe_load(render("dask_site", "site.yaml.j2", variables | changed))
+    sections: dict[str, Any] = loaded["jobqueue"]
+    return sections
+
+
+def lifetime(section: dict[str, Any]) -> tuple[float, float]:
+    """After how many minutes the first and the last worker retires that began with its job."""
+    arguments = section["worker-extra-args"]
+    mean, stagger = (int(arguments[arguments.index(f"--lifetime{end}") + 1][:-1]) / 60 for end in ("", "-stagger"))
+    return mean - stagger, mean + stagger
+
+
+@pytest.mark.parametrize(
+    ("minutes", "wait", "first", "last"),
+    [(60, 0, 42, 54), (60, 3, 42, 54), (60, 5, 34, 54), (240, 30, 96, 216), (60, 60, 18, 54), (10, 3, 3, 9)],
+)
+def test_workers_retire_below_their_wall_time_and_further_apart_where_jobs_wait_for_longer(
+    minutes: int, wait: int, first: float, last: float, variables: dict[str, Any]
+) -> None:
+    sections = dask(variables, dask_site_walltime_minutes=minutes, dask_site_queue_wait_minutes=wait)
+    assert lifetime(sections["slurm"]) == (first, last)
+
+
+def test_what_differs_in_a_queue_is_in_its_section_alone_and_within_its_limits(variables: dict[str, Any]) -> None:
+    differs = {
+        "cores": 3, "memory_gib": 99, "walltime_minutes": 120, "queue_wait_minutes": 15, "death_timeout_seconds": 900,
+        "local_directory": "/local", "log_directory": "/scratch/{user}/logs", "interface": "ib1",
+    }  # fmt: skip
+    sections = dask(variables, dask_site_queues=[{"name": "interactive", **differs}])
+    mine, others = sections["interactive"], sections["regular"]
+    assert (mine["cores"], mine["memory"], mine["walltime"], mine["death-timeout"]) == (3, "16GiB", "02:00:00", 900)
+    assert (mine["log-directory"], mine["interface"]) == ("/scratch/{user}/logs", "ib1")
+    assert lifetime(mine) == (48, 108)
+    assert others == {**sections["slurm"], "queue": "regular"}
+    assert "/local" not in str(others)
+
+
+def test_scratch_is_a_jobs_own_and_a_job_without_any_ends_with_the_reason(
+    variables: dict[str, Any], tmp_path: Path
+) -> None:
+    section = dask(variables)["slurm"]
+    begin = "\n".join(section["job-script-prologue"])
+
+    def job(lines: str, directory: Path) -> subprocess.CompletedProcess[str]:
+        worker = f'set -- {section["local-directory"]}; stat --format="%a %n" "$1"'
+        environment = {"PATH": os.environ["PATH"], "TMPDIR": str(directory)}
+        return subprocess.run(
+            ["bash", "-c", f"{lines}\n{worker}"], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert job(begin, tmp_path).stdout.startswith(f"700 {tmp_path}/dask-")
+    assert list(tmp_path.iterdir()) == []
+    # A user's own job_script_prologue takes the place of the site's.
+    assert job("module() { :; }; module load x", tmp_path).stdout.startswith(f"700 {tmp_path}/dask-")
+    none = job(begin, tmp_path / "none")
+    assert (none.returncode, none.stdout) == (1, "")
+    assert f"{tmp_path}/none/dask-XXXXXXXX" in none.stderr
+
+
+def test_every_variable_of_dask_is_named_where_its_value_stands(variables: dict[str, Any]) -> None:
+    specs = yaml.safe_load((ROOT / "roles/dask_site/meta/argument_specs.yml").read_text())
+    named = re.findall("(?m)^ *# (dask_site_\\w+): ", render("dask_site", "site.yaml.j2", variables))
+    assert {*named, "dask_site_queues"} == set(specs["argument_specs"]["main"]["options"])
 
 
 def test_the_one_sudo_rule_allows_one_program_without_arguments_as_enrolled_users_only(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from playwright.sync_api import BrowserContext, Locator, Page, expect
+from testinfra.host import Host
 
 Run = Callable[[str, str], str]
 Jobs = Callable[[str], list[dict[str, str]]]
@@ -443,3 +444,39 @@ def test_by_ssh_a_cluster_is_the_sites_and_its_link_is_right(run: Run, batch: An
     said = run("login1", f"cd /; runuser -u alice -- {line}")
     assert re.match(r"tls://\S+ http://127.0.0.1:\d+/status 200\n", said)
     assert batch.asked_memory in said
+
+
+OFF_HOME = f"""
+import os, shutil
+from dask_jobqueue import {{cluster}} as Cluster
+with Cluster({NOW}) as cluster:
+    cluster.scale(1)
+    cluster.wait_for_workers(1, timeout=90)
+    print(cluster._dummy_job.log_directory, oct(os.stat(cluster._dummy_job.log_directory).st_mode)[-3:])
+"""
+
+
+@pytest.fixture
+def scratch(run: Run, batch: Any) -> Iterator[str]:
+    """A directory in which all may make their own; for the site, that of Dask's logs."""
+    where, site = "/home/scratch", "/opt/hpchub/etc/dask/test-logs.yaml"
+    said = yaml.safe_dump({"jobqueue": {batch.name: {"log-directory": f"{where}/{{user}}/dask"}}})
+    run("login1", f"mkdir --mode=1777 {where} && echo {shlex.quote(said)} >{site}")
+    yield where
+    run("login1", f"rm -r {where} {site}")
+
+
+def test_logs_go_where_the_site_has_them_unless_somebody_else_was_there_first(
+    scratch: str, run: Run, batch: Any, host: Callable[[str], Host]
+) -> None:
+    program = OFF_HOME.format(cluster=batch.cluster)
+    line = f"env -i HOME=/home/alice PATH=/usr/bin:/bin:/opt/pbs/bin {PYTHON} -c {shlex.quote(program)}"
+    line = f"cd /; runuser -u alice -- {line}"
+    assert run("login1", line).splitlines()[-1] == f"{scratch}/alice/dask 700"
+    assert "Start Nanny" in run("login1", f"cat {scratch}/alice/dask/*")
+    run("login1", f"rm -r {scratch}/alice && runuser -u bob -- mkdir --mode=777 {scratch}/alice")
+    refused = host("login1").run(line)
+    assert refused.rc != 0
+    assert f"{scratch}/alice cannot hold their logs: it belongs to somebody else" in refused.stderr
+    assert "Logs of Dask jobs cannot be where this site has them: it belongs to somebody else." in refused.stderr
+    assert run("login1", f"find {scratch}/alice -type f") == ""

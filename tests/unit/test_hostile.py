@@ -72,7 +72,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
         raise jobs.Refused("recorded")
 
     monkeypatch.setattr(jobs, "run", record)
-    monkeypatch.setattr(jobs, "log_directory", lambda _directory: os.devnull)
+    monkeypatch.setattr(jobs, "log_directory", lambda *_: os.devnull)
     return ran
 
 

@@ -257,7 +257,7 @@ def test_whatever_the_environment_holds_the_script_carries_it_unchanged(values: 
     except jobs.Refused:
         assert any("\0" in value for value in values.values())
         return
-    script = jobs.script(config(), job, environment, TLS, "/scratch/alice")
+    script = jobs.script(config(), job, environment, TLS)
     assert payload(script)["environment"] == values
     assert script.isascii()
 
@@ -269,7 +269,7 @@ def test_the_shell_hands_a_hostile_value_over_as_it_is(tmp_path: Path) -> None:
     python.write_text("#!/bin/sh\ncat\n")
     python.chmod(0o755)
     site = jobs.Config("slurm", "/usr/bin", str(tmp_path), "/opt/hpchub", LOGS, ("regular",))
-    script = jobs.script(site, jobs.parse_job(JOB, ("regular",)), {"JUPYTERHUB_X": hostile}, TLS, "/scratch/alice")
+    script = jobs.script(site, jobs.parse_job(JOB, ("regular",)), {"JUPYTERHUB_X": hostile}, TLS)
     done = subprocess.run(["/bin/bash"], input=script, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["environment"]["JUPYTERHUB_X"] == hostile
 
@@ -278,26 +278,77 @@ def test_a_waiting_job_keeps_the_environment_it_was_submitted_with(tmp_path: Pat
     (tmp_path / "old").mkdir()
     (tmp_path / "current").symlink_to("old")
     site = jobs.Config("slurm", "/usr/bin", f"{tmp_path}/current", "/opt/hpchub", LOGS, ("regular",))
-    assert f"{tmp_path}/old/bin/python" in jobs.script(
-        site, jobs.parse_job(JOB, ("regular",)), {}, TLS, "/scratch/alice"
-    )
+    assert f"{tmp_path}/old/bin/python" in jobs.script(site, jobs.parse_job(JOB, ("regular",)), {}, TLS)
 
 
 def test_logs_are_private_and_a_home_that_cannot_be_written_costs_only_the_log(tmp_path: Path) -> None:
-    directory = jobs.log_directory(f"{tmp_path}/a/b")
+    alice = account(tmp_path)
+    directory = jobs.log_directory("{home}/a/b", alice)
     assert stat.S_IMODE(Path(directory).stat().st_mode) == 0o700
-    assert jobs.log_directory("/proc/1/no-such-home") == os.devnull
-    assert jobs.log_directory(str(tmp_path / "100%j")) == os.devnull
+    assert jobs.log_directory("/proc/1/no-such-home", alice) == os.devnull
+    assert jobs.log_directory(str(tmp_path / "100%j"), alice) == os.devnull
 
 
-def test_a_log_directory_that_somebody_else_made_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: 4242)
-    assert jobs.log_directory(str(tmp_path)) == os.devnull
+def taken(scratch: Path, how: str) -> None:
+    """What mallory did before alice first logged in."""
+    alice, hers = scratch / "alice", scratch / "hers"
+    hers.mkdir()
+    if how == "a link to what is hers":
+        alice.symlink_to(hers)
+        os.lchown(alice, 4242, 4242)
+    else:
+        alice.mkdir(mode=0o777)
+        alice.chmod(0o777)
+    if how in ("a directory", "a directory with hers in it"):
+        os.chown(alice, 4242, 4242)
+    if how == "a directory with hers in it":
+        (alice / "logs").mkdir(mode=0o700)
+    if how == "logs that are a link":
+        alice.chmod(0o700)
+        (alice / "logs").symlink_to(hers)
+    if how == "a file":
+        alice.chmod(0o700)
+        (alice / "logs").touch()
+
+
+@pytest.mark.parametrize(
+    ("how", "part", "words"),
+    [
+        ("a directory", "alice", "belongs to somebody else"),
+        ("a directory with hers in it", "alice", "belongs to somebody else"),
+        ("a link to what is hers", "alice", "belongs to somebody else"),
+        ("a directory that all may change", "alice", "everybody may change it"),
+        ("logs that are a link", "alice/logs", "not a directory of the user's own"),
+        ("a file", "alice/logs", "not a directory of the user's own"),
+    ],
+)
+def test_where_all_may_write_a_directory_that_somebody_else_made_first_is_not_used(
+    how: str, part: str, words: str, tmp_path: Path
+) -> None:
+    scratch, alice = tmp_path / "scratch", account(tmp_path / "home")
+    scratch.mkdir()
+    scratch.chmod(0o1777)
+    taken(scratch, how)
+    with pytest.raises(OSError, match=words) as refused:
+        jobs.own_directory(f"{scratch}/{{user}}/logs", alice)
+    assert refused.value.filename == f"{scratch}/{part}"
+    assert jobs.log_directory(f"{scratch}/{{user}}/logs", alice) == os.devnull
+
+
+def test_what_stands_above_a_users_own_part_is_the_sites(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4242, 4242)
+    for pattern in (f"{tmp_path}/of-{{user}}", f"{tmp_path}/{{user}}/logs", "{home}/logs"):
+        path = jobs.own_directory(pattern, account(tmp_path))
+        assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
+    with pytest.raises(FileNotFoundError):
+        jobs.own_directory(f"{tmp_path}/not/mounted/{{user}}", account(tmp_path))
+    assert not (tmp_path / "not").exists()
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
 def test_the_log_is_where_the_site_wants_it_and_is_read_from_there(tmp_path: Path, scheduler: str) -> None:
     site = dataclasses.replace(config(scheduler, str(tmp_path)), log_directory=f"{tmp_path}/scratch/{{user}}/logs")
+    (tmp_path / "scratch").mkdir()
     for name in ("sbatch", "qsub"):
         stub(tmp_path, name, out="12")
     assert jobs.handle(SUBMIT, site, account(tmp_path))["ok"]

@@ -1,6 +1,7 @@
 """The session's Dask configuration: TLS with the user's own key, the notebook's project and queue, a private place."""
 
 import os
+import pwd
 import ssl
 import stat
 import subprocess
@@ -78,6 +79,38 @@ def test_logs_go_where_the_site_says_or_into_the_users_state_directory(tmp_path:
     assert slurm["log-directory"] == "/home/alice/.local/state/hpchub"
     site = {"a.yaml": b"jobqueue: {slurm: {log-directory: /scratch/logs}}"}
     assert "log-directory" not in settings(dask.write_session(tmp_path, session(), site))["jobqueue"]["slurm"]
+
+
+def test_logs_go_into_a_directory_of_the_users_own_where_the_site_has_them_off_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = pwd.struct_passwd(("alice", "x", os.getuid(), 2000, "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: alice)
+    (tmp_path / "scratch").mkdir()
+    logs = f"{tmp_path}/scratch/{{user}}/dask"
+    site = yaml.safe_dump({"jobqueue": {"slurm": {"log-directory": logs}, "gpu": {"log-directory": "{home}/gpu"}}})
+    sections = settings(dask.write_session(tmp_path / "keep", session(), {"a.yaml": site.encode()}))["jobqueue"]
+    assert sections["slurm"]["log-directory"] == f"{tmp_path}/scratch/alice/dask"
+    assert sections["gpu"]["log-directory"] == f"{tmp_path}/gpu"
+    assert mode(tmp_path / "scratch/alice/dask") == mode(tmp_path / "gpu") == 0o700
+
+
+def test_where_logs_cannot_be_a_cluster_of_jobs_says_why_it_does_not_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = {
+        "a.yaml": f"jobqueue: {{slurm: {{cores: 1, memory: 1GiB, log-directory: '{tmp_path}/no/{{user}}'}}}}".encode()
+    }
+    root = dask.write_session(tmp_path / "keep", session(), SITE | site)
+    name = pwd.getpwuid(os.getuid()).pw_name
+    assert f"Dask gets no jobs: {tmp_path}/no/{name} cannot hold their logs: No such file" in capsys.readouterr().err
+    done = run_dask(root, tmp_path, "from dask_jobqueue import SLURMCluster; SLURMCluster()")
+    assert (
+        "Logs of Dask jobs cannot be where this site has them: No such file or directory. `hpchub dask" in done.stderr
+    )
+    assert "Ask your help desk, or name another directory with log_directory=." in done.stderr
+    code = "from dask_jobqueue import SLURMCluster; print(SLURMCluster(log_directory='mine').job_script())"
+    assert "#SBATCH -e mine/" in run_dask(root, tmp_path, code).stdout
 
 
 def test_keys_and_settings_are_the_users_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
@@ -22,6 +23,9 @@ Problems = list[str]
 OLDEST_PYTHON = (3, 11)
 LDAP_SERVER = r"(ldaps|ldap\+starttls)://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?"
 DAYS_TO_RENEW = 14
+USERS_OWN = r"(?=.*\{(user|home)\})(/|\{home\})([A-Za-z0-9_./@+-]|\{user\}|\{home\})*"
+DASK_JOB = {"cores": 1, "memory_gib": 1, "walltime_minutes": 1, "queue_wait_minutes": 0, "death_timeout_seconds": 1}
+"""What a Dask job may not have less of."""
 
 
 def preflight_specs(roles: str) -> dict[str, Spec]:
@@ -43,7 +47,7 @@ def preflight_inventory(given: Mapping[str, Any], specs: Mapping[str, Spec], of_
     # What belongs together is judged only where each part is right by itself.
     return problems or [
         *_queues(given), *_url(given), *_tls(given), *_reachable(given), *_form(given), *_ldap(given),
-        *_stack(given), *_radius(given),
+        *_stack(given), *_radius(given), *_logs(given), *_dask(given),
     ]  # fmt: skip
 
 
@@ -250,6 +254,55 @@ def _form(given: Mapping[str, Any]) -> Iterable[str]:
         value, limit = int(given.get(name, default)), first.get(key)
         if limit is not None and value > int(limit):
             yield f"{name} is {value}, but {key} of the queue '{first['name']}', with which the form opens, is {limit}."
+
+
+def _logs(given: Mapping[str, Any]) -> Iterable[str]:
+    """Say which directory of logs could not be each user's own, or would mean something else to a batch system."""
+    places = {name: given.get(name) for name in ("jupyterhub_spawner_log_directory", "dask_site_log_directory")}
+    for own in given.get("dask_site_queues") or []:
+        places[f"dask_site_queues '{own['name']}': log_directory"] = own.get("log_directory")
+    for name, place in places.items():
+        if place is not None and not re.fullmatch(USERS_OWN, place):
+            yield (
+                f"{name} is {place}. Write a plain absolute path with {{user}} or {{home}} in it, such as"
+                " /scratch/{user}/logs."
+            )
+
+
+def _dask(given: Mapping[str, Any]) -> Iterable[str]:
+    """Say what no Dask job could be, or would be against the queue's limits."""
+    queues = {queue["name"]: queue for queue in given["hpc_queues"]}
+    owns = given.get("dask_site_queues") or []
+    names = [own["name"] for own in owns]
+    for name in dict.fromkeys(name for name in names if name not in queues):
+        yield f"dask_site_queues '{name}' is not in hpc_queues. Write one of {', '.join(queues)}."
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"dask_site_queues '{name}' stands in the list twice. Keep one of them."
+    keys = [*DASK_JOB, "local_directory"]
+    site = {key: given[f"dask_site_{key}"] for key in keys if given.get(f"dask_site_{key}") is not None}
+    for label, job in {"dask_site_": site, **{f"dask_site_queues '{own['name']}': ": own for own in owns}}.items():
+        yield from _dask_job(label, job, queues.get(job.get("name"), {}))
+    for name, queue in queues.items():
+        job = {**site, **next((own for own in owns if own["name"] == name), {})}
+        wait, longest = int(job.get("queue_wait_minutes", 0)), queue.get("max_walltime_minutes")
+        lasts = min(int(job.get("walltime_minutes", 60)), int(longest or sys.maxsize))
+        if wait * 20 > lasts * 3:  # see dask_site's own filter
+            yield (
+                f"Dask jobs in queue '{name}' wait {wait} minutes and last {lasts}: all may retire before new ones"
+                f" come. Let them last {-(-wait * 20 // 3)}, or write a shorter queue_wait_minutes."
+            )
+
+
+def _dask_job(label: str, job: Mapping[str, Any], queue: Mapping[str, Any]) -> Iterable[str]:
+    for key, least in DASK_JOB.items():
+        if job.get(key) is not None and int(job[key]) < least:
+            yield f"{label}{key} is {job[key]}. Write at least {least}."
+        limit = queue.get(f"max_{key}")
+        if job.get(key) is not None and limit is not None and int(job[key]) > int(limit):
+            yield f"{label}{key} is {job[key]}, but max_{key} of that queue in hpc_queues is {limit}."
+    place = job.get("local_directory")
+    if place is not None and not re.fullmatch(r'[/$][^"\n]*', str(place)):
+        yield f"{label}local_directory is {place}. Write an absolute path, or a variable of the job such as $TMPDIR."
 
 
 def _ldap(given: Mapping[str, Any]) -> Problems:

@@ -45,7 +45,8 @@ def main() -> int:
     order = dask.config.get("hpchub.batch")
     site = section(order)
     common = {"interface": site.get("interface"), "protocol": "tls://"}
-    scratch = os.path.expandvars(site.get("local-directory") or "") or None
+    place = site.get("local-directory") or ""  # the site's is the shell's, which has made it
+    scratch = os.environ.get("HPCHUB_SCRATCH") if "HPCHUB_SCRATCH" in place else os.path.expandvars(place) or None
     dask.config.set({"temporary-directory": scratch})  # of the scheduler too: Dask's own place is one for all users
     worker = {
         "nthreads": order["cores"],

@@ -7,10 +7,13 @@ It expands no variables, hence absolute paths, written anew at each start.
 from __future__ import annotations
 
 import datetime
+import functools
 import os
+import pwd
 import shlex
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,6 +25,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hpchub.privileged import jobs
 
 KEY_DAYS = 365
 RENEW_DAYS = 60  # above any wall time, so that no key ends while a session uses it
@@ -175,14 +180,41 @@ def _section(session: Session, site: Mapping[str, object], directory: str) -> di
         # qsub passes no environment, and a site may keep sbatch from passing it: the job script says where to look
         "job-script-prologue": [*lines("job-script-prologue"), f"export DASK_ROOT_CONFIG={shlex.quote(directory)}"],
     }
-    if site.get("log-directory") is None:
-        section["log-directory"] = session.log_directory
+    place = log_directory(site, session.log_directory)
+    if place:
+        section["log-directory"] = place
     if session.reservation is not None and session.scheduler == "slurm":
         section["job-extra-directives"] = [*lines("job-extra-directives"), f"--reservation={session.reservation}"]
     # Else PBS keeps a log on the node until the job is over, and who looks for it meanwhile finds none.
     if session.scheduler == "pbs" and not any(str(line).startswith("-k") for line in lines("job-extra-directives")):
         section["job-extra-directives"] = [*lines("job-extra-directives"), "-k oed"]
     return section
+
+
+def log_directory(section: Mapping[str, object], otherwise: str) -> str:
+    """Where a section's jobs log to; "" if a file of the site's own says it, which is no pattern of ours."""
+    pattern = section.get("log-directory")
+    if pattern is None:
+        return otherwise
+    return logs(pattern) if isinstance(pattern, str) and "{" in pattern else ""
+
+
+@functools.cache
+def logs(pattern: str) -> str:
+    """The user's own directory for logs of Dask jobs, made if need be; `pattern` may have {home} and {user}.
+
+    Where it cannot be, one whose name says so: clusters of jobs stop there before they submit any.
+    """
+    account = pwd.getpwuid(os.getuid())
+    try:
+        return jobs.own_directory(pattern, account)
+    except OSError as error:
+        print(f"Dask gets no jobs: {error.filename} cannot hold their logs: {error.strerror}.", file=sys.stderr)
+        # A cluster says it up to the first slash.
+        return (
+            f"{os.devnull}/Logs of Dask jobs cannot be where this site has them: {error.strerror}. `hpchub dask config "
+            f"jobqueue` says where. Ask your help desk, or name another directory with log_directory=. {error.filename}"
+        )
 
 
 def _mapping(tree: Mapping[str, object], key: str) -> Mapping[str, object]:

@@ -91,7 +91,7 @@ def _client_arguments() -> object:
 
 
 def config(prefix: str) -> Iterator[str]:
-    """Lines of each effective value and where it came from. Without a prefix, Dask's own defaults are left out."""
+    """Lines of each effective value and where it came from; without a prefix cut short, and without Dask's defaults."""
     import_module("dask_jobqueue")  # brings its defaults
 
     origins: dict[str, str] = {}
@@ -100,7 +100,8 @@ def config(prefix: str) -> Iterator[str]:
     keys = sorted(origins.keys() | (set(leaves(dask.config.config)) if prefix else set()))
     for key in keys:
         if key.startswith(prefix.replace("_", "-")):
-            yield f"{key} = {shown(dask.config.get(key, None))}    {origins.get(key, 'default of Dask')}"
+            text = shown(dask.config.get(key, None), None if prefix else SHOWN_CHARS)
+            yield f"{key} = {text}    {origins.get(key, 'default of Dask')}"
 
 
 def sources() -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -133,7 +134,7 @@ def leaves(tree: Mapping[str, object], above: str = "") -> Iterator[str]:
             yield name
 
 
-def shown(value: object) -> str:
-    """A value on one line."""
+def shown(value: object, most: int | None) -> str:
+    """A value on one line, of at most so many characters; None is no limit."""
     text = " ".join(str(value).split())
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
+    return text if most is None or len(text) <= most else f"{text[: most - 3]}..."

@@ -54,9 +54,9 @@ def write(home: Path, site: dict[str, bytes]) -> Path:
     settings["distributed"]["dashboard"] = {"link": HERE}
     logs = str(home / ".local/state/hpchub")
     sections = {
-        name: {"log-directory": logs}
+        name: {"log-directory": place}
         for name, section in dask.sections(dask.site_settings(site)).items()
-        if section.get("log-directory") is None
+        if (place := dask.log_directory(section, logs))
     }
     fresh = directory / f".{os.getpid()}"
     fresh.write_text(yaml.safe_dump(settings | {"jobqueue": sections}), encoding="utf-8")

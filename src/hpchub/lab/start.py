@@ -182,7 +182,7 @@ def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
         queue=order.queue,
         reservation=order.reservation,
         address=order.environment[PUBLIC_URL],
-        log_directory=order.log_directory,
+        log_directory=dask.logs(order.log_directory),
         tag=order.tag,
         job=os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", ""),
     )

@@ -8,6 +8,7 @@ environment is used, every field is checked here again, and what the Lab needs t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -169,8 +170,8 @@ def parse_tls(data: object) -> dict[str, str]:
     return fields
 
 
-def script(config: Config, job: Job, environment: Mapping[str, str], tls: Mapping[str, str], log: str) -> str:
-    """The batch script; `log` is the directory of logs.
+def script(config: Config, job: Job, environment: Mapping[str, str], tls: Mapping[str, str]) -> str:
+    """The batch script.
 
     It names what `lab` points to now, so a waiting job keeps the environment it was made for.
     """
@@ -184,7 +185,7 @@ def script(config: Config, job: Job, environment: Mapping[str, str], tls: Mappin
         "project": job.project,
         "queue": job.queue,
         "reservation": job.reservation,
-        "log_directory": log,
+        "log_directory": config.log_directory,
     }
     python = f"{os.path.realpath(config.lab)}/bin/python"
     text = json.dumps(payload, ensure_ascii=True)
@@ -260,9 +261,9 @@ def clean(text: str) -> str:
     return " ".join(words)[:MAX_MESSAGE_CHARS]
 
 
-def log_path(config: Config, account: pwd.struct_passwd) -> str:
-    """The directory of this user's logs."""
-    return config.log_directory.replace("{home}", account.pw_dir).replace("{user}", account.pw_name)
+def user_path(pattern: str, account: pwd.struct_passwd) -> str:
+    """A path that a site has written with {home} and {user}, as it is for this user."""
+    return pattern.replace("{home}", account.pw_dir).replace("{user}", account.pw_name)
 
 
 def log_name(config: Config, job_id: str) -> str:
@@ -270,14 +271,39 @@ def log_name(config: Config, job_id: str) -> str:
     return f"lab-{job_id}.log" if config.scheduler == "slurm" else f"{job_id}.OU"
 
 
-def log_directory(directory: str) -> str:
-    """The directory of the jobs' logs, made if need be; /dev/null where nothing can be written (a full home)."""
+def own_directory(pattern: str, account: pwd.struct_passwd) -> str:
+    """The user's own directory for logs that a site has written with {home} and {user}, made private if need be.
+
+    What stands above the home, or above the first part with {user}, is the site's. From there on nobody else may own a
+    part: where all may write, a name belongs to whoever came first. Raises OSError about what is wrong.
+    """
+    directory = user_path(pattern, account)
     if not _PLAIN_PATH.fullmatch(directory):  # % means something to Slurm, a colon to PBS
-        return os.devnull
+        raise OSError(errno.EINVAL, "its name has a character that the batch system takes for its own", directory)
+    path = Path(directory)
+    above = Path(account.pw_dir if pattern.startswith("{home}") else pattern.partition("{")[0].rpartition("/")[0])
+    for part in [*reversed(path.parents), path][len(above.parts) :]:
+        try:
+            part.mkdir(mode=0o700)
+        except OSError:
+            if not os.path.lexists(part):
+                raise
+        for look in (part.lstat, part.stat):  # the link, then what it leads to
+            status = look()
+            if status.st_uid not in (0, os.getuid()):
+                raise PermissionError(errno.EPERM, "it belongs to somebody else", str(part))
+            if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o1002 == 0o002:
+                raise PermissionError(errno.EPERM, "everybody may change it", str(part))
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it is not a directory of the user's own", directory)
+    return directory
+
+
+def log_directory(pattern: str, account: pwd.struct_passwd) -> str:
+    """The directory of the jobs' logs, made if need be; /dev/null where nothing can be written (a full home)."""
     try:
-        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
-        if Path(directory).stat().st_uid != os.getuid():  # a name in a directory that all may write, taken by somebody
-            return os.devnull
+        directory = own_directory(pattern, account)
         with tempfile.TemporaryFile(dir=directory) as probe:
             probe.write(b"\0" * 4096)
             probe.flush()
@@ -350,9 +376,8 @@ def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[
     if verb == "submit":
         fields = _exactly(request, ("verb", "job", "environment", "tls"), "submit")
         job = parse_job(fields["job"], config.queues)
-        log = log_path(config, account)
-        text = script(config, job, parse_environment(fields["environment"]), parse_tls(fields["tls"]), log)
-        command = submit_command(config, job, home, log_directory(log))
+        text = script(config, job, parse_environment(fields["environment"]), parse_tls(fields["tls"]))
+        command = submit_command(config, job, home, log_directory(config.log_directory, account))
         done = run(command, environment, cwd, text)
         job_id = done.stdout.strip().split(";")[0]
         if done.returncode == 0 and _JOB_ID[config.scheduler].fullmatch(job_id):
@@ -366,7 +391,9 @@ def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[
         return {"ok": False, "message": clean(done.stderr or done.stdout)}
     if verb == "log":
         fields = _exactly(request, ("verb", "job_id"), "log")
-        return read_log(log_path(config, account), log_name(config, parse_job_id(config, fields["job_id"])))
+        return read_log(
+            user_path(config.log_directory, account), log_name(config, parse_job_id(config, fields["job_id"]))
+        )
     raise Refused("verb must be submit, cancel or log")
 
 
