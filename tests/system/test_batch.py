@@ -41,7 +41,7 @@ def directories(run: Run, jobs: Jobs, batch: Any, wait_until: Callable[..., None
     run("login1", as_alice(f"echo {shlex.quote(notebook(ENDLESS))} >endless.ipynb"))
     wishes = {name: f"ensemble.ipynb {words}" for name, words in WAYS.items()}
     wishes["fails"] = "fails.ipynb --workers 1 --walltime 10"
-    wishes["endless"] = "endless.ipynb --workers 1 --walltime 1"
+    wishes["endless"] = "endless.ipynb --workers 1 --walltime 2"
     size = "--cores 1 --memory 2 --queue regular"
     said = {name: run("login1", as_alice(f"{HPCHUB} batch {wish} {size}")) for name, wish in wishes.items()}
     try:

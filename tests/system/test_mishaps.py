@@ -20,7 +20,7 @@ LOGS = r"/home/alice/\.local/state/hpchub/"
 def story(host: Callable[[str], Host], run: Run, batch: Any) -> tuple[dict[str, Any], str]:
     """What the program found, and what its user could read meanwhile."""
     line = f"cd /home/alice && timeout 280 {PYTHON} -c {shlex.quote(PROGRAM)} {batch.name} {batch.cluster}"
-    done = host("login1").run(f"runuser -u alice -- sh -c {shlex.quote(line)}")
+    done = host("login1").run(f"runuser -u alice -- bash -lc {shlex.quote(line)}")  # with the PATH of ssh
     run("ctl", batch.clear.format(user="alice", name="dask-worker"))
     assert done.rc == 0, f"{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.splitlines()[-1]), done.stderr

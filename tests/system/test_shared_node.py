@@ -219,7 +219,7 @@ def test_bob_reads_no_token_and_no_key(
     job = lab("alice")
     key = run(node, "cat /home/alice/.local/share/hpchub/dask/keys/*/key.pem").splitlines()[1]
     words = shlex.quote(READ.format(show=batch.show.format(job=job), script=batch.script.format(job=job)))
-    as_root = host(machine).run(f"bash -c {words}").stdout
+    as_root = host(node).run(f"bash -c {words}").stdout  # PBS has a job's script there alone
     as_bob = host(machine).run(f"runuser -u bob -- bash -c {words}").stdout
     for secret in (order(job)["environment"]["JUPYTERHUB_API_TOKEN"], key):
         assert secret in as_root
