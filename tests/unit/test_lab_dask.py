@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpchub.lab import dask
+from hpchub.lab import dask, outside
 
 LAB = "https://hub.example.org/user/alice/"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -210,6 +210,21 @@ def test_with_a_full_home_a_cluster_of_jobs_says_why_it_does_not_start(tmp_path:
     root = dask.write_local_session(tmp_path / "local", session(), SITE, "No space left on device")
     done = run_dask(root, tmp_path, "from dask_jobqueue import SLURMCluster; SLURMCluster()")
     assert "Your home directory could not be written: No space left on device. Free some space" in done.stderr
+
+
+def test_outside_of_a_lab_logs_are_the_sites_too_and_pbs_writes_them_while_the_job_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = pwd.struct_passwd(("alice", "x", os.getuid(), 2000, "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: alice)
+    site = yaml.safe_dump(
+        {"hpchub": {"scheduler": "pbs"}, "jobqueue": {"pbs": {"cores": 1}, "gpu": {"log-directory": "{home}/logs"}}}
+    )
+    sections = yaml.safe_load((outside.write(tmp_path, {"a.yaml": site.encode()}) / "own.yaml").read_text())["jobqueue"]
+    assert sections["pbs"] == {
+        "log-directory": f"{tmp_path}/.local/state/hpchub", "job-extra-directives": ["-k oed"]
+    }  # fmt: skip
+    assert sections["gpu"]["log-directory"] == f"{tmp_path}/logs"
 
 
 def test_outside_of_a_lab_a_cluster_is_the_sites_too_and_its_link_is_where_it_listens(tmp_path: Path) -> None:

@@ -166,37 +166,44 @@ def own_settings(pair: str) -> dict[str, dict[str, object]]:
 
 def sections(site: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """The sections of the site's jobqueue: one of the scheduler's, and one for each queue."""
-    jobqueue = _mapping(site, "jobqueue")
-    return {name: _mapping(jobqueue, name) for name in jobqueue}
+    jobqueue = mapping(site, "jobqueue")
+    return {name: mapping(jobqueue, name) for name in jobqueue}
+
+
+def _lines(section: Mapping[str, object], key: str) -> list[object]:
+    value = section.get(key)
+    return value if isinstance(value, list) else []
 
 
 def _section(session: Session, site: Mapping[str, object], directory: str) -> dict[str, object]:
-    def lines(key: str) -> list[object]:
-        value = site.get(key)
-        return value if isinstance(value, list) else []
-
     section: dict[str, object] = {
         "account": session.project,
         # qsub passes no environment, and a site may keep sbatch from passing it: the job script says where to look
-        "job-script-prologue": [*lines("job-script-prologue"), f"export DASK_ROOT_CONFIG={shlex.quote(directory)}"],
+        "job-script-prologue": [
+            *_lines(site, "job-script-prologue"),
+            f"export DASK_ROOT_CONFIG={shlex.quote(directory)}",
+        ],
     }
-    place = log_directory(site, session.log_directory)
-    if place:
-        section["log-directory"] = place
     if session.reservation is not None and session.scheduler == "slurm":
-        section["job-extra-directives"] = [*lines("job-extra-directives"), f"--reservation={session.reservation}"]
-    # Else PBS keeps a log on the node until the job is over, and who looks for it meanwhile finds none.
-    if session.scheduler == "pbs" and not any(str(line).startswith("-k") for line in lines("job-extra-directives")):
-        section["job-extra-directives"] = [*lines("job-extra-directives"), "-k oed"]
-    return section
+        section["job-extra-directives"] = [
+            *_lines(site, "job-extra-directives"),
+            f"--reservation={session.reservation}",
+        ]
+    return section | logging(session.scheduler, site, session.log_directory)
 
 
-def log_directory(section: Mapping[str, object], otherwise: str) -> str:
-    """Where a section's jobs log to; "" if a file of the site's own says it, which is no pattern of ours."""
-    pattern = section.get("log-directory")
+def logging(scheduler: object, section: Mapping[str, object], otherwise: str) -> dict[str, object]:
+    """Where a section's jobs log to, and that they do while they run; `otherwise` is for a site that does not say."""
+    found: dict[str, object] = {}
+    pattern, directives = section.get("log-directory"), _lines(section, "job-extra-directives")
     if pattern is None:
-        return otherwise
-    return logs(pattern) if isinstance(pattern, str) and "{" in pattern else ""
+        found["log-directory"] = otherwise
+    elif isinstance(pattern, str) and "{" in pattern:  # else from a file of the site's own
+        found["log-directory"] = logs(pattern)
+    # Else PBS keeps a log on the node until the job is over, and who looks for it meanwhile finds none.
+    if scheduler == "pbs" and not any(str(line).startswith("-k") for line in directives):
+        found["job-extra-directives"] = [*directives, "-k oed"]
+    return found
 
 
 @functools.cache
@@ -217,7 +224,8 @@ def logs(pattern: str) -> str:
         )
 
 
-def _mapping(tree: Mapping[str, object], key: str) -> Mapping[str, object]:
+def mapping(tree: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """A mapping within a mapping; empty if there is none."""
     value = tree.get(key)
     return value if isinstance(value, Mapping) else {}
 
@@ -288,6 +296,6 @@ def _write_files(directory: Path, session: Session, site: Mapping[str, bytes], p
         _write(directory / name, content)
     settings = session_settings(session, site_settings(site), pair, str(directory))
     if excuse:
-        stop = {name: {"log-directory": excuse} for name in _mapping(settings, "jobqueue")}
+        stop = {name: {"log-directory": excuse} for name in mapping(settings, "jobqueue")}
         settings = _merge(settings, {"jobqueue": stop})
     _write(directory / "zz-session.yaml", yaml.safe_dump(settings).encode())  # the last name wins in dask

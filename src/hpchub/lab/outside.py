@@ -53,11 +53,9 @@ def write(home: Path, site: dict[str, bytes]) -> Path:
     settings = dask.own_settings(str(dask.key_directory(base, datetime.datetime.now(datetime.UTC))))
     settings["distributed"]["dashboard"] = {"link": HERE}
     logs = str(home / ".local/state/hpchub")
-    sections = {
-        name: {"log-directory": place}
-        for name, section in dask.sections(dask.site_settings(site)).items()
-        if (place := dask.log_directory(section, logs))
-    }
+    settled = dask.site_settings(site)
+    scheduler = dask.mapping(settled, "hpchub").get("scheduler")
+    sections = {name: dask.logging(scheduler, section, logs) for name, section in dask.sections(settled).items()}
     fresh = directory / f".{os.getpid()}"
     fresh.write_text(yaml.safe_dump(settings | {"jobqueue": sections}), encoding="utf-8")
     fresh.replace(directory / "own.yaml")
