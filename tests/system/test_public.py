@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -20,6 +21,8 @@ EXPOSURE = {
     "hpchub-login@1.service": 3.0,
 }
 """The most that `systemd-analyze security` may say of each unit: 0 is shut in, 10 is free."""
+ON_PBS = {"hpchub.service": 6.0, "hpchub-jobs@1.service": 6.6}
+"""On Debian 12: a set-uid program of PBS has to work in these."""
 
 
 def handshake(url: str, version: ssl.TLSVersion, ciphers: str = "") -> tuple[str, str]:
@@ -163,9 +166,11 @@ def test_signing_out_leaves_copies_of_both_cookies_worthless(
 
 
 @pytest.mark.parametrize("unit", EXPOSURE)
-def test_each_unit_is_as_shut_in_as_it_was_reviewed(unit: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_unit_is_as_shut_in_as_it_was_reviewed(
+    unit: str, batch: Any, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     verdict = run("login1", f"systemd-analyze security --no-pager {unit} | tail -n 1")
     with capsys.disabled():
         print(f"\n{verdict}")
     (exposure,) = re.findall(r": ([\d.]+) ", verdict)
-    assert float(exposure) <= EXPOSURE[unit]
+    assert float(exposure) <= (EXPOSURE | (ON_PBS if batch.name == "pbs" else {}))[unit]
