@@ -446,10 +446,10 @@ def test_by_ssh_a_cluster_is_the_sites_and_its_link_is_right(run: Run, batch: An
     assert batch.asked_memory in said
 
 
-OFF_HOME = f"""
-import os, shutil
-from dask_jobqueue import {{cluster}} as Cluster
-with Cluster({NOW}) as cluster:
+OFF_HOME = """
+import os
+from dask_jobqueue import {cluster} as Cluster
+with Cluster(job_extra_directives={directives}, cores=1, memory='1GiB') as cluster:
     cluster.scale(1)
     cluster.wait_for_workers(1, timeout=90)
     print(cluster._dummy_job.log_directory, oct(os.stat(cluster._dummy_job.log_directory).st_mode)[-3:])
@@ -469,7 +469,9 @@ def scratch(run: Run, batch: Any) -> Iterator[str]:
 def test_logs_go_where_the_site_has_them_unless_somebody_else_was_there_first(
     scratch: str, run: Run, batch: Any, host: Callable[[str], Host]
 ) -> None:
-    program = OFF_HOME.format(cluster=batch.cluster)
+    # These take the place of all others, also of what makes PBS write a log while its job runs.
+    directives = {"pbs": ["-k oed"], "slurm": []}[batch.name]
+    program = OFF_HOME.format(cluster=batch.cluster, directives=directives)
     line = f"env -i HOME=/home/alice PATH=/usr/bin:/bin:/opt/pbs/bin {PYTHON} -c {shlex.quote(program)}"
     line = f"cd /; runuser -u alice -- {line}"
     assert run("login1", line).splitlines()[-1] == f"{scratch}/alice/dask 700"

@@ -24,10 +24,11 @@ LOCK_SECONDS = 22
 
 
 @pytest.fixture
-def repair(run: Run) -> Iterator[Callable[[str, str], None]]:
-    """Commands that put right what a test broke, the last one first, whatever happens in between."""
+def repair(run: Run, healthy: Callable[[], None]) -> Iterator[Callable[[str, str], None]]:
+    """Commands that put right what a test broke, the last one first, whatever happens; the hub answers afterwards."""
     with ExitStack() as stack:
         yield lambda host, line: stack.callback(run, host, line) and None
+    healthy()
 
 
 @pytest.fixture
