@@ -19,7 +19,7 @@ LOGS = r"/home/alice/\.local/state/hpchub/"
 @pytest.fixture(scope="module")
 def story(host: Callable[[str], Host], run: Run, batch: Any) -> tuple[dict[str, Any], str]:
     """What the program found, and what its user could read meanwhile."""
-    line = f"cd /home/alice && timeout 280 {PYTHON} -c {shlex.quote(PROGRAM)} {batch.name} {batch.cluster}"
+    line = f"cd /home/alice && timeout 400 {PYTHON} -c {shlex.quote(PROGRAM)} {batch.name} {batch.cluster}"
     done = host("login1").run(f"runuser -u alice -- bash -lc {shlex.quote(line)}")  # with the PATH of ssh
     run("ctl", batch.clear.format(user="alice", name="dask-worker"))
     assert done.rc == 0, f"{done.stdout}\n{done.stderr}"
@@ -49,18 +49,31 @@ def test_after_three_deaths_of_a_task_its_name_the_node_and_the_log_are_named(
     assert "Starting Worker" in run("login1", f"cat {found[1]}") or "Nanny" in run("login1", f"cat {found[1]}")
 
 
+@pytest.mark.parametrize("limit", ["a minute", "an hour"])
 def test_a_worker_near_its_wall_time_hands_over_what_it_has_and_nothing_is_computed_twice(
-    story: tuple[dict[str, Any], str],
+    limit: str, story: tuple[dict[str, Any], str]
 ) -> None:
-    seen, _ = story
+    seen = story[0][limit]
     assert seen["before"]
     assert seen["left"]
     assert (seen["sum"], seen["computed"]) == (190, 20)
 
 
-def test_the_job_of_a_worker_that_left_ended_by_itself(
-    story: tuple[dict[str, Any], str], batch: Any, run: Run, wait_until: Callable[..., None]
+def test_a_worker_whose_results_nobody_can_take_keeps_them_until_somebody_can(
+    story: tuple[dict[str, Any], str],
 ) -> None:
-    seen, _ = story
-    end = batch.end.format(job=seen["job"])
+    assert story[0]["an hour"]["stayed"]  # 15 s were its lifetime, and it was alone for 20
+
+
+def test_what_a_worker_was_computing_when_it_left_goes_on_elsewhere_and_is_no_failure(
+    story: tuple[dict[str, Any], str],
+) -> None:
+    assert [story[0][limit]["long"] for limit in ("a minute", "an hour")] == [True, True]
+
+
+@pytest.mark.parametrize("limit", ["a minute", "an hour"])
+def test_the_job_of_a_worker_that_left_ended_by_itself_before_its_wall_time(
+    limit: str, story: tuple[dict[str, Any], str], batch: Any, run: Run, wait_until: Callable[..., None]
+) -> None:
+    end = batch.end.format(job=story[0][limit]["job"])
     wait_until("the job has ended by itself", lambda: run("ctl", end) == batch.ends["well"])

@@ -30,7 +30,7 @@ import dask.config
 from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
 
-from hpchub.lab import session, waiting
+from hpchub.lab import session, waiting, walltime
 from hpchub.lab.arrays import InOneGo, named, nameless
 from hpchub.scheduler import JobState, SchedulerUnavailable
 from hpchub.scheduler.words import refusal
@@ -58,8 +58,14 @@ class Job(core.Job):  # type: ignore[misc]  # upstream has no types
     """A job that is marked as one of its session, and remembers why it was refused."""
 
     refused = ""
+    _command_template: str
     job_id_regexp = r"(?P<job_id>\d+(?:_\d+|\.[A-Za-z0-9][A-Za-z0-9.-]*)?)"
     """One of an array, or with the server's name, as PBS prints it and names a job everywhere else."""
+
+    def job_script(self) -> str:
+        """As upstream, with a worker that leaves before this job's wall time is over."""
+        self._command_template = walltime.fit(self.job_header, self._command_template)
+        return str(super().job_script())
 
     async def _submit_job(self, script_filename: str) -> str:
         self._file = script_filename

@@ -15,7 +15,7 @@ CHANGES: Mapping[str, Sequence[str]] = {
     "dask.config": ["hpchub.lab.outside:change"],
     "distributed.node": ["hpchub.lab.dashboard_guard:change"],
     "distributed.nanny": ["hpchub.lab.workers:share"],
-    "distributed.worker": ["hpchub.lab.deaths:tell"],
+    "distributed.worker": ["hpchub.lab.deaths:tell", "hpchub.lab.walltime:patient"],
     "distributed.scheduler": ["hpchub.lab.deaths:explain", "hpchub.lab.worker_pages:change"],
     "distributed.http.scheduler.info": ["hpchub.lab.worker_pages:route"],
     "dask_jobqueue.core": ["hpchub.lab.jobqueue:change"],

@@ -24,7 +24,7 @@ os.environ["DASK_ROOT_CONFIG"] = str(own.write_session(HOME / ".local/share/hpch
 import dask  # noqa: E402 - it reads its configuration when it is imported
 import dask_jobqueue  # noqa: E402
 import xarray as xr  # noqa: E402
-from distributed import Client, Worker, wait  # noqa: E402
+from distributed import Client, Scheduler, Worker, wait  # noqa: E402
 
 from hpchub.lab.session import batch_system  # noqa: E402
 from hpchub.scheduler import Phase  # noqa: E402
@@ -65,8 +65,8 @@ def lives(job: str) -> bool:
     return found is not None and found[0].phase is not Phase.ENDED
 
 
-def drained(client: Client, cluster: dask_jobqueue.JobQueueCluster) -> None:
-    """A worker whose lifetime ends, with results on it that nobody else has."""
+def drained(client: Client, cluster: dask_jobqueue.JobQueueCluster, alone: float) -> dict[str, object]:
+    """A worker whose lifetime ends, with results that only it has; for `alone` seconds nobody can take them."""
     count = HOME / "count"
 
     def costly(number: int) -> int:
@@ -74,22 +74,41 @@ def drained(client: Client, cluster: dask_jobqueue.JobQueueCluster) -> None:
             file.write("1\n")
         return number
 
+    def endless() -> None:
+        while count.exists():
+            time.sleep(0.2)
+
+    job = str(next(iter(cluster.workers.values())).job_id)
     (leaving,) = client.scheduler_info()["workers"]
     futures = client.map(costly, range(20), workers=[leaving], allow_other_workers=True)
     wait(futures)
+    told: dict[str, object] = {"before": {w for some in client.who_has(futures).values() for w in some} == {leaving}}
+    time.sleep(alone)
+    told["stayed"] = client.scheduler_info()["workers"][leaving]["status"] == "running"
 
     async def another() -> Worker:
         return await Worker(cluster.scheduler_address, nthreads=1, name="another", dashboard_address="127.0.0.1:0")
 
     client.sync(another)
-    seen["before"] = sorted({worker for holders in client.who_has(futures).values() for worker in holders}) == [leaving]
+    long = client.submit(endless, workers=[leaving], allow_other_workers=True)
     deadline = time.monotonic() + 120
     while leaving in client.scheduler_info()["workers"] and time.monotonic() < deadline:
         time.sleep(0.5)
-    seen["left"] = leaving not in client.scheduler_info()["workers"]
-    seen["sum"] = sum(client.gather(futures))
-    seen["computed"] = len(count.read_text().splitlines())
+    told["left"] = leaving not in client.scheduler_info()["workers"]
+    told["sum"] = sum(client.gather(futures))
+    told["computed"] = len(count.read_text().splitlines())
+    told["long"] = client.run_on_scheduler(goes_on, key=long.key)
     count.unlink()
+    deadline = time.monotonic() + 60
+    while lives(job) and time.monotonic() < deadline:
+        time.sleep(1)  # it ends by itself; closing would cancel it
+    return told | {"job": job}
+
+
+def goes_on(key: str, dask_scheduler: Scheduler) -> bool:
+    """Whether a task runs somewhere, and no worker's death is laid to its charge."""
+    task = dask_scheduler.tasks[key]
+    return task.state == "processing" and task.suspicious == 0
 
 
 with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
@@ -98,14 +117,14 @@ with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
         client.wait_for_workers(2, timeout=120)
         killed_in_the_middle(client, cluster)
         three_deaths(client, cluster)
-    lifetime = ["--lifetime", "15s", "--dashboard-address", "127.0.0.1:0"]
-    with Cluster(**size, worker_extra_args=lifetime) as cluster, Client(cluster) as client:
-        cluster.scale(1)
-        client.wait_for_workers(1, timeout=120)
-        seen["job"] = str(next(iter(cluster.workers.values())).job_id)
-        drained(client, cluster)
-        deadline = time.monotonic() + 60
-        while lives(seen["job"]) and time.monotonic() < deadline:
-            time.sleep(1)  # it ends by itself; closing would cancel it
+    at_once = ["--lifetime", "15s", "--dashboard-address", "127.0.0.1:0"]
+    for name, wish, alone in (
+        ("a minute", {"walltime": "00:01:00"}, 0),
+        ("an hour", {"walltime": "01:00:00", "worker_extra_args": at_once}, 20),
+    ):
+        with Cluster(**size, **wish) as cluster, Client(cluster) as client:
+            cluster.scale(1)
+            client.wait_for_workers(1, timeout=120)
+            seen[name] = drained(client, cluster, alone)
 print(json.dumps(seen))
 sys.stdout.flush()
