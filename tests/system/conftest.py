@@ -553,6 +553,52 @@ def live(wait_until: Callable[..., None]) -> Callable[[BrowserContext, str], Non
     return look
 
 
+# -- code in a kernel
+
+# A kernel's side of Jupyter's protocol: what it prints, shows or raises while it runs some code.
+EXECUTE = """([address, code]) => new Promise((done, failed) => {
+    const socket = new WebSocket(address.replace('https:', 'wss:'))
+    let said = ''
+    socket.onopen = () => socket.send(JSON.stringify({
+        header: {msg_id: code, msg_type: 'execute_request', session: 'test', username: '', version: '5.3'},
+        parent_header: {}, metadata: {}, channel: 'shell', buffers: [],
+        content: {code, silent: false, store_history: false, allow_stdin: false, stop_on_error: true},
+    }))
+    socket.onmessage = message => {
+        const {msg_type, content, parent_header} = JSON.parse(message.data)
+        if (msg_type == 'stream') said += content.text
+        if (msg_type == 'execute_result') said += content.data['text/plain']
+        if (msg_type == 'error') said += `${content.ename}: ${content.evalue}`
+        const idle = msg_type == 'status' && content.execution_state == 'idle'
+        if (idle && parent_header.msg_id == code) done(said)  // the reply may overtake what was printed
+    }
+    socket.onclose = () => failed(new Error('the kernel has hung up'))
+})"""
+
+
+@pytest.fixture(scope="session")
+def new_kernel() -> Callable[[Page, str], tuple[str, dict[str, str]]]:
+    """Open a user's Lab in a page and start a kernel; gives its id, and the headers with which it can be ended."""
+
+    def begin(page: Page, user: str) -> tuple[str, dict[str, str]]:
+        page.goto(f"/user/{user}/lab")
+        cookie = next(c["value"] for c in page.context.cookies() if c["name"] == "_xsrf" and user in c["path"])
+        headers = {"X-XSRFToken": cookie}
+        answer = page.request.post(f"/user/{user}/api/kernels", headers=headers, data="{}")
+        assert answer.ok
+        return str(answer.json()["id"]), headers
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def in_kernel(url: str) -> Callable[[Page, str, str, str], str]:
+    """Run code in a kernel of a user, whose Lab is open in the page, and give what it says."""
+    return lambda page, user, kernel, code: str(
+        page.evaluate(EXECUTE, [f"{url}/user/{user}/api/kernels/{kernel}/channels", code])
+    )
+
+
 # -- what `make bench` measures
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,6 @@ WaitUntil = Callable[..., None]
 PYTHON = "/opt/hpchub/lab/current/bin/python"
 HERS = Path("/home/alice/.config/dask/waiting.yaml")
 NOW = "job_extra_directives=[], cores=1, memory='1GiB'"
-
-# A kernel's side of Jupyter's protocol: what it prints, shows or raises while it runs some code.
-EXECUTE = """([address, code]) => new Promise((done, failed) => {
-    const socket = new WebSocket(address.replace('https:', 'wss:'))
-    let said = ''
-    socket.onopen = () => socket.send(JSON.stringify({
-        header: {msg_id: code, msg_type: 'execute_request', session: 'test', username: '', version: '5.3'},
-        parent_header: {}, metadata: {}, channel: 'shell', buffers: [],
-        content: {code, silent: false, store_history: false, allow_stdin: false, stop_on_error: true},
-    }))
-    socket.onmessage = message => {
-        const {msg_type, content, parent_header} = JSON.parse(message.data)
-        if (msg_type == 'stream') said += content.text
-        if (msg_type == 'execute_result') said += content.data['text/plain']
-        if (msg_type == 'error') said += `${content.ename}: ${content.evalue}`
-        const idle = msg_type == 'status' && content.execution_state == 'idle'
-        if (idle && parent_header.msg_id == code) done(said)  // the reply may overtake what was printed
-    }
-    socket.onclose = () => failed(new Error('the kernel has hung up'))
-})"""
 
 
 @pytest.fixture(scope="module")
@@ -74,31 +55,22 @@ def page(window: Page, lab: Callable[[str], str]) -> Page:
     return window
 
 
-def xsrf(page: Page) -> dict[str, str]:
-    page.goto("/user/alice/lab")
-    cookie = next(c["value"] for c in page.context.cookies() if c["name"] == "_xsrf" and "alice" in c["path"])
-    return {"X-XSRFToken": cookie}
-
-
 @pytest.fixture
-def kernel(page: Page, jobs: Jobs, wait_until: WaitUntil) -> Iterator[str]:
+def kernel(
+    page: Page, new_kernel: Callable[[Page, str], tuple[str, dict[str, str]]], jobs: Jobs, wait_until: WaitUntil
+) -> Iterator[str]:
     """A new kernel in alice's Lab, which has no Dask jobs afterwards."""
-    headers = xsrf(page)
-    answer = page.request.post("/user/alice/api/kernels", headers=headers, data="{}")
-    assert answer.ok
-    number = str(answer.json()["id"])
+    number, headers = new_kernel(page, "alice")
     yield number
     page.request.delete(f"/user/alice/api/kernels/{number}", headers=headers)
     wait_until("its jobs are gone", lambda: "dask-worker" not in [job["name"] for job in jobs("alice")], 60)
 
 
 @pytest.fixture
-def execute(page: Page, url: str, batch: Any) -> Execute:
+def execute(page: Page, in_kernel: Callable[[Page, str, str, str], str], batch: Any) -> Execute:
     """Run code in a kernel, where Cluster is the batch system's class of clusters, and give what it says."""
     begin = f"from dask_jobqueue import {batch.cluster} as Cluster\n"
-    return lambda kernel, code: str(
-        page.evaluate(EXECUTE, [f"{url}/user/alice/api/kernels/{kernel}/channels", begin + code])
-    )
+    return lambda kernel, code: in_kernel(page, "alice", kernel, begin + code)
 
 
 WORDS = f"""
@@ -119,6 +91,7 @@ for cluster in (waits, refused, died):
 """
 
 
+@pytest.mark.proof
 def test_a_cluster_says_why_its_workers_do_not_come(kernel: str, execute: Execute, batch: Any) -> None:
     said = execute(kernel, WORDS)
     assert said.count("-- ") >= 4, said
@@ -224,6 +197,7 @@ def of_session(jobs: Jobs, others: set[str]) -> list[str]:
     return [job["id"] for job in jobs("alice") if job["name"] == "dask-worker" and job["id"] not in others]
 
 
+@pytest.mark.proof
 def test_a_killed_kernel_leaves_no_job_and_a_batch_job_keeps_its_own(
     kernel: str, execute: Execute, by_ssh: str, batch: Any, run: Run, jobs: Jobs, wait_until: WaitUntil
 ) -> None:
@@ -262,6 +236,80 @@ def test_a_lab_that_is_stopped_leaves_no_job(
     assert len(of_session(jobs, {by_ssh})) == 3
     api("alice", "DELETE", "/users/alice/server")
     wait_until("the Lab's jobs are gone", lambda: not of_session(jobs, {by_ssh}), 60)
+    assert by_ssh in {job["id"] for job in jobs("alice")}
+    wait_until("the hub has noticed", lambda: api("alice", "GET", "/users/alice")[1]["servers"] == {}, 60)
+
+
+ADAPTS = f"""
+import time
+from dask.distributed import Client
+cluster = Cluster({NOW})
+client = Client(cluster)
+cluster.adapt(minimum=0, maximum=1)
+future = client.submit(lambda: time.sleep(5) or 'done')
+client.wait_for_workers(1, timeout=60)
+print('--', next(iter(cluster.workers.values())).job_id)
+"""
+
+
+@pytest.mark.proof
+def test_while_there_is_work_a_worker_whose_job_was_cancelled_is_replaced(
+    kernel: str, execute: Execute, batch: Any, run: Run
+) -> None:
+    (job,) = re.findall("(?m)^-- (.*)", execute(kernel, ADAPTS))
+    run("ctl", batch.cancel.format(job=job))
+    end = "print('--', future.result(90), next(iter(cluster.workers.values())).job_id)"
+    result, another = re.findall("(?m)^-- (.*)", execute(kernel, end))[0].split()
+    assert result == "done"
+    assert another != job
+
+
+@pytest.fixture
+def lose(run: Run, batch: Any) -> Iterator[Callable[[str], None]]:
+    """Take a node away from the network, with all that alice has there; at the end of the test it is back."""
+    ways = {}
+
+    def take(node: str) -> None:
+        ways[node] = run(node, "ip route show default")
+        dead = "systemctl kill --signal=KILL slurmd; systemctl stop slurmd; pkill --signal KILL --euid alice || true"
+        run(node, f"ip link set eth0 down; {dead}")
+
+    yield take
+    for node, way in ways.items():
+        run(node, f"ip link set eth0 up && ip route add {way} && {batch.revive}")
+        run("ctl", batch.found.format(node=node))
+
+
+@pytest.mark.slurm("PBS says only after minutes that a node is lost, and the test cannot hurry it")
+def test_a_node_that_is_lost_under_a_lab_leaves_no_job_on_another_nor_in_the_queue(
+    kernel: str,
+    execute: Execute,
+    by_ssh: str,
+    drain: Callable[[str], Callable[[], None]],
+    lose: Callable[[str], None],
+    api: Callable[..., tuple[int, Any]],
+    batch: Any,
+    run: Run,
+    jobs: Jobs,
+    wait_until: WaitUntil,
+) -> None:
+    (node,) = {job["node"] for job in jobs("alice") if job["name"] == "hpchub"}
+    drain(node)
+    execute(
+        kernel,
+        f"waits, runs = Cluster(), Cluster({NOW}); waits.scale(2); runs.scale(1); runs.wait_for_workers(1, timeout=60)",
+    )
+    (elsewhere,) = [job for job in jobs("alice") if job["name"] == "dask-worker" and job["state"] == "RUNNING"]
+    assert elsewhere["node"] not in ("", node)
+    lose(node)
+    began = time.monotonic()
+    wait_until("the worker on the other node has ended", lambda: elsewhere["id"] not in of_session(jobs, {by_ssh}), 120)
+    print(f"\na worker without its scheduler ended after {time.monotonic() - began:.0f} s")
+    assert len(of_session(jobs, {by_ssh})) == 2  # nobody knows yet that the Lab is lost
+    run("ctl", batch.lose.format(node=node))
+    began = time.monotonic()
+    wait_until("the jobs that wait are gone", lambda: not of_session(jobs, {by_ssh}), 60)
+    print(f"jobs in the queue were gone {time.monotonic() - began:.0f} s after the scheduler gave the node up")
     assert by_ssh in {job["id"] for job in jobs("alice")}
     wait_until("the hub has noticed", lambda: api("alice", "GET", "/users/alice")[1]["servers"] == {}, 60)
 

@@ -1,5 +1,6 @@
 """What a user reads when a worker dies. Whether Dask says it is tested on a real cluster."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,19 @@ def test_a_killed_worker_names_task_node_and_log() -> None:
 def test_the_log_is_what_the_launcher_names_or_where_standard_error_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(deaths.LOG, "/x.log")
     assert deaths.whereabouts()["log"] == "/x.log"
+
+
+def test_a_peer_that_closes_is_a_line_in_a_log_and_a_defect_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    import distributed.batched
+
+    deaths.quiet(distributed.batched)
+    for level in (logging.INFO, logging.ERROR):
+        with caplog.at_level(logging.INFO, "distributed.batched"):
+            distributed.batched.logger.log(level, "Batched Comm Closed", exc_info=OSError("gone"))
+    assert [(record.getMessage(), bool(record.exc_info)) for record in caplog.records] == [
+        ("Batched Comm Closed", False),
+        ("Batched Comm Closed", True),
+    ]
 
 
 def test_dask_as_it_is_installed_is_changed() -> None:

@@ -54,6 +54,17 @@ def tell(worker: ModuleType) -> None:
     worker.DEFAULT_STARTUP_INFORMATION["hpchub"] = whereabouts
 
 
+def quiet(batched: ModuleType) -> None:
+    """Change distributed.batched: that a peer has closed is one line of a log, without a traceback as of a defect."""
+
+    def without_traceback(record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.INFO:
+            record.exc_info = None
+        return True
+
+    batched.logger.addFilter(without_traceback)
+
+
 def explain(scheduler: ModuleType) -> None:
     """Change distributed.scheduler: a worker that dies with tasks is a warning, and KilledWorker says where to look."""
     scheduler.KilledWorker.__str__ = killed
