@@ -39,6 +39,21 @@ def test_a_peer_that_closes_is_a_line_in_a_log_and_a_defect_a_traceback(caplog: 
     ]
 
 
+async def test_a_listener_that_has_stopped_still_knows_where_it_listened() -> None:
+    import distributed.comm.tcp as tcp
+
+    listener = tcp.TCPListener("tcp://127.0.0.1:0", lambda _: None)
+    await listener.start()
+    address = listener.contact_address
+    listener.stop()
+    with pytest.raises(ValueError, match="non-started"):  # if it no longer does, our change can go
+        tcp.BaseTCPListener.get_host_port(listener)
+    deaths.remember(tcp)
+    assert listener.contact_address == address
+    with pytest.raises(ValueError, match="non-started"):
+        tcp.TCPListener("tcp://127.0.0.1:0", lambda _: None).get_host_port()
+
+
 def test_dask_as_it_is_installed_is_changed() -> None:
     import distributed.scheduler
     import distributed.worker

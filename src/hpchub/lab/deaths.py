@@ -65,6 +65,20 @@ def quiet(batched: ModuleType) -> None:
     batched.logger.addFilter(without_traceback)
 
 
+def remember(tcp: ModuleType) -> None:
+    """Change distributed.comm.tcp: a listener that has stopped still knows where it listened.
+
+    As shipped it does not, and raises ValueError where it warns of a TLS handshake that came too late.
+    """
+    original: Callable[[Any], tuple[str, int]] = tcp.BaseTCPListener.get_host_port
+
+    @functools.wraps(original)
+    def get_host_port(self: Any) -> tuple[str, int]:  # noqa: ANN401 - as upstream has it
+        return original(self) if self.bound_address is None else self.bound_address[:2]
+
+    tcp.BaseTCPListener.get_host_port = get_host_port
+
+
 def explain(scheduler: ModuleType) -> None:
     """Change distributed.scheduler: a worker that dies with tasks is a warning, and KilledWorker says where to look."""
     scheduler.KilledWorker.__str__ = killed

@@ -14,6 +14,7 @@ from types import ModuleType
 CHANGES: Mapping[str, Sequence[str]] = {
     "dask.config": ["hpchub.lab.outside:change"],
     "distributed.batched": ["hpchub.lab.deaths:quiet"],
+    "distributed.comm.tcp": ["hpchub.lab.deaths:remember"],
     "distributed.node": ["hpchub.lab.dashboard_guard:change"],
     "distributed.nanny": ["hpchub.lab.workers:share"],
     "distributed.worker": ["hpchub.lab.deaths:tell", "hpchub.lab.walltime:patient"],
