@@ -89,7 +89,7 @@ def drained(client: Client, cluster: dask_jobqueue.JobQueueCluster, alone: float
     async def another() -> Worker:
         return await Worker(cluster.scheduler_address, nthreads=1, name="another", dashboard_address="127.0.0.1:0")
 
-    client.sync(another)
+    taking = client.sync(another)
     long = client.submit(endless, workers=[leaving], allow_other_workers=True)
     deadline = time.monotonic() + 120
     while leaving in client.scheduler_info()["workers"] and time.monotonic() < deadline:
@@ -102,6 +102,7 @@ def drained(client: Client, cluster: dask_jobqueue.JobQueueCluster, alone: float
     deadline = time.monotonic() + 60
     while lives(job) and time.monotonic() < deadline:
         time.sleep(1)  # it ends by itself; closing would cancel it
+    client.sync(taking.close)
     return told | {"job": job}
 
 
