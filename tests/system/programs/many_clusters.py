@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ JOB = {"cores": 15, "memory": "1GiB"}
 """A node has 36 cores: the workers are on both."""
 CLOSED = re.compile(r"slurmstepd\S*: error: \*+ JOB \S+ ON \S+ CANCELLED AT .*")
 """What Slurm writes into a job's log when its cluster is closed."""
+CUT_OFF = re.compile(r"(?m)^(\S+ \S+) - distributed\.worker - ERROR - .* during heartbeat\.\n(?:(?!\d{4}-).*\n)*")
+"""What a worker says that just told its scheduler that it lives; no fault if the cluster is being closed by then."""
 BAD = re.compile(r"ERROR|CRITICAL|Traceback|Error\b|error:")
 complaints: list[str] = []
 
@@ -86,12 +89,14 @@ def one(adaptive: bool) -> dict[str, Any]:
             time.sleep(0.2)
         seen["shrunk"] = len(client.scheduler_info(n_workers=-1)["workers"])
         seen["right"] &= transposed(client)
+        closing = str(datetime.now())[:23].replace(".", ",")
     deadline = time.monotonic() + 60
     while (jobs := alive() - others) and time.monotonic() < deadline:
         time.sleep(0.5)
     seen["jobs"], seen["seconds"] = len(jobs), round(time.monotonic() - began, 1)
     logs = set(LOGS.iterdir()) - before
-    lines = [line for log in logs for line in CLOSED.sub(log.name, log.read_text()).splitlines() if BAD.search(line)]
+    texts = [CUT_OFF.sub(lambda said: "" if said[1] >= closing else said[0], log.read_text()) for log in logs]
+    lines = [line for text in texts for line in CLOSED.sub("", text).splitlines() if BAD.search(line)]
     seen["logs"], seen["complaints"] = len(logs), [*complaints, *lines]
     complaints.clear()
     return seen
