@@ -22,10 +22,10 @@ def test_workers_that_share_a_job_are_forked_and_a_single_one_is_not(
     line: list[str], before: str, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", line)
-    started: list[bool] = []
-    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", lambda: started.append(True))
+    preloaded: list[str] = []
+    monkeypatch.setattr("multiprocessing.set_forkserver_preload", preloaded.extend)
     monkeypatch.setattr("distributed.utils._forkserver_preload_set", False)
     with dask.config.set({workers.METHOD: before}):
         workers.share(NANNY)
         assert dask.config.get(workers.METHOD) == after
-        assert bool(started) == (after == "forkserver")
+        assert ("distributed.cli.dask_worker" in preloaded) == (after == "forkserver")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from importlib.util import find_spec
-from multiprocessing import forkserver
 from types import ModuleType
 
 METHOD = "distributed.worker.multiprocessing-method"
@@ -32,8 +31,8 @@ PRELOADED = (
 def share(_nanny: ModuleType) -> None:
     """Look at the command line of `dask worker` when distributed.nanny is imported; what a user has set stays.
 
-    The process that forks is started at once, so that it imports while this one still does, and in Dask's place, which
-    would import everything here too, to see whether it is there.
+    Dask itself starts the process that forks, with the variables that workers need from their beginning: the seed of
+    hashes, which has to be the same in all jobs, and one thread for numpy's own.
     """
     import dask.config
     import distributed.utils
@@ -41,5 +40,5 @@ def share(_nanny: ModuleType) -> None:
     if "--nworkers" in sys.argv and dask.config.get(METHOD, "spawn") == "spawn":
         dask.config.set({METHOD: "forkserver"})
         multiprocessing.set_forkserver_preload([name for name in PRELOADED if find_spec(name.partition(".")[0])])
+        # Dask would name others, and import them here too, to see whether they are there.
         vars(distributed.utils)["_forkserver_preload_set"] = True
-        forkserver.ensure_running()
