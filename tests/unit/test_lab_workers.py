@@ -22,6 +22,7 @@ def test_workers_that_share_a_job_are_forked_and_a_single_one_is_not(
     line: list[str], before: str, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", line)
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     preloaded: list[str] = []
     monkeypatch.setattr("multiprocessing.set_forkserver_preload", preloaded.extend)
     monkeypatch.setattr("distributed.utils._forkserver_preload_set", False)

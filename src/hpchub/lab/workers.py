@@ -7,6 +7,7 @@ process that forks would be a start more, so it keeps Dask's own way.
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import sys
 from importlib.util import find_spec
 from types import ModuleType
@@ -39,6 +40,10 @@ def share(_nanny: ModuleType) -> None:
 
     if "--nworkers" in sys.argv and dask.config.get(METHOD, "spawn") == "spawn":
         dask.config.set({METHOD: "forkserver"})
+        # While that process still imports, each worker that waits for it is three open files on their way to it, and
+        # Linux lets no more be on their way than one process may have open (unix(7), ETOOMANYREFS).
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         multiprocessing.set_forkserver_preload([name for name in PRELOADED if find_spec(name.partition(".")[0])])
         # Dask would name others, and import them here too, to see whether they are there.
         vars(distributed.utils)["_forkserver_preload_set"] = True

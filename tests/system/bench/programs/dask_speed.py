@@ -16,8 +16,8 @@ from pathlib import Path
 WHOSE, WHAT, NUMBER = sys.argv[1], sys.argv[2], int((*sys.argv, "0")[3])
 HOME = Path.home()
 NOTEBOOK = Path("/opt/hpchub/notebooks/ensemble.ipynb")
-PROCESSES = {16: 4, 64: 16, 360: 36}
-"""Workers of one thread that share a job: four jobs for 16 and for 64, ten for 360."""
+PROCESSES = {16: 4, 64: 16, 180: 18, 360: 36}
+"""Workers of one thread that share a job: four jobs for 16 and for 64, ten for 180 and for 360."""
 PATIENCE = 900  # seconds
 
 if WHOSE == "ours":
@@ -55,9 +55,9 @@ def jobs(what: str = "%i") -> int:
 
 
 def scale() -> dict[str, object]:
-    """From scale(n) to n workers; the 360 ask for as many cores as a node of this cluster can give."""
+    """From scale(n) to n workers; ten jobs fit into the node that is free of reservations."""
     processes = PROCESSES[NUMBER]
-    size = {"cores": processes, "processes": processes, "memory": f"{processes // 2}GiB", "job_cpu": min(processes, 7)}
+    size = {"cores": processes, "processes": processes, "memory": f"{processes // 4}GiB", "job_cpu": 3}
     with SLURMCluster(**size) as asked, Client(asked) as client:
         began = time.monotonic()
         asked.scale(NUMBER)
