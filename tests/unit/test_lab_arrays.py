@@ -135,6 +135,26 @@ async def test_jobs_that_begin_together_are_one_submission_and_end_by_one_comman
     assert cancelled == "scancel 101_0 101_1 101_2"
 
 
+@pytest.mark.parametrize(
+    ("header", "added"),
+    [
+        ("#SBATCH -p regular\n#SBATCH --exclusive", True),
+        ("#SBATCH -p regular\n#SBATCH --reservation=another", False),
+        ("#SBATCH -p other", False),
+    ],
+)
+async def test_directives_of_the_users_own_do_not_lose_the_sessions_reservation(
+    header: str, added: bool, slurm: Slurm
+) -> None:
+    slurm(ACCEPT)
+    job = Own("D-1")
+    job.job_header = header
+    session = {"tag": "t", "job": "", "queue": "regular", "reservation": "workshop"}
+    with dask.config.set({"hpchub.session": session}):
+        await start(job)
+    assert ("--reservation=workshop" in slurm()[0]) == added
+
+
 async def test_one_job_and_jobs_of_another_kind_are_no_array(slurm: Slurm) -> None:
     slurm(ACCEPT)
     one, other = Own("D-1"), Own("D-2", walltime="2")

@@ -154,7 +154,14 @@ def session_settings(session: Session, site: Mapping[str, object], pair: str, di
     return {
         **settings,
         "jobqueue": jobqueue,
-        "hpchub": {"session": {"tag": session.tag, "job": session.job}},
+        "hpchub": {
+            "session": {
+                "tag": session.tag,
+                "job": session.job,
+                "queue": session.queue,
+                "reservation": session.reservation or "",
+            }
+        },
     }
 
 

@@ -90,11 +90,19 @@ class Job(core.Job):  # type: ignore[misc]  # upstream has no types
         mark = session.mark()
         if mark and self.submit_command == "sbatch":
             theirs = re.findall(r"(?m)^#SBATCH --comment[= ](.*)$", self.job_header)
-            return [f"--comment={' '.join([mark, *theirs[-1:]])}"]
+            return [f"--comment={' '.join([mark, *theirs[-1:]])}", *self._reservation()]
         if mark and self.submit_command == "qsub":
             theirs = re.findall(r"(?m)^#PBS -v *(.*)$", self.job_header)
             return ["-v", ",".join([f"HPCHUB_TAG={mark}", *theirs[-1:]])]
         return []
+
+    def _reservation(self) -> list[str]:
+        """The session's, which directives of the user's own have replaced; not in another queue."""
+        reservation, queue = session.setting("session.reservation"), session.setting("session.queue")
+        same = f"#SBATCH -p {queue}" in self.job_header.splitlines()
+        return (
+            [f"--reservation={reservation}"] if reservation and same and "--reservation" not in self.job_header else []
+        )
 
     async def close(self) -> None:
         """Cancel the job."""

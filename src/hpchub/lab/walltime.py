@@ -24,8 +24,6 @@ from typing import Any
 import dask.config
 from dask.utils import parse_timedelta
 
-from hpchub.lab import dask as own
-
 WORKER = "distributed.cli.dask_worker"
 HAND_OVER_SECONDS = 60.0
 """At least so long before the end a worker leaves, or after half of a wall time that is shorter than twice this."""
@@ -83,6 +81,8 @@ def pair_of(arguments: Sequence[object]) -> Pair | None:
 @functools.cache
 def of_site(directory: str) -> Mapping[Pair, float]:
     """What the site's files in this directory say, and for which wall time in seconds."""
+    from hpchub.lab import dask as own  # a worker has no use for it, and it imports much
+
     found: dict[Pair, float] = {}
     for section in own.sections(own.site_settings(own.read_site(Path(directory)))).values():
         arguments, seconds = section.get("worker-extra-args"), of_pbs(str(section.get("walltime")))  # it is H:M:S there
