@@ -62,7 +62,7 @@ def kernel(
     """A new kernel in alice's Lab, which has no Dask jobs afterwards."""
     number, headers = new_kernel(page, "alice")
     yield number
-    page.request.delete(f"/user/alice/api/kernels/{number}", headers=headers)
+    page.request.delete(f"/user/alice/api/kernels/{number}", headers=headers, max_retries=2)
     wait_until("its jobs are gone", lambda: "dask-worker" not in [job["name"] for job in jobs("alice")], 60)
 
 

@@ -22,7 +22,7 @@ PACKAGES = "/opt/hpchub/lab/current/lib/python3*/site-packages"
 PROGRAM = Path(__file__).parent / "programs" / "dask_speed.py"
 IDLE_SECONDS = 20  # the site's dask_site_idle_seconds
 STOCK_LOOKS = 3  # without work, before dask's own adaptive scaling lets a worker go
-COUNTS = [int(count) for count in os.environ.get("HPCHUB_BENCH_WORKERS", "16 64 180 360").split()]
+COUNTS = [16] if os.environ.get("HPCHUB_BENCH_SMALL") else [16, 64, 180, 360]
 STOCK_WORKER_MIB = 75
 
 
