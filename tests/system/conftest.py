@@ -584,7 +584,7 @@ def new_kernel() -> Callable[[Page, str], tuple[str, dict[str, str]]]:
         page.goto(f"/user/{user}/lab")
         cookie = next(c["value"] for c in page.context.cookies() if c["name"] == "_xsrf" and user in c["path"])
         headers = {"X-XSRFToken": cookie}
-        # The proxy ends connections that nobody has used for 5 s, maybe in this very moment; a browser tries again, too.
+        # The proxy ends connections that nobody has used for 5 s, maybe just now; a browser tries again, too.
         answer = page.request.post(f"/user/{user}/api/kernels", headers=headers, data="{}", max_retries=2)
         assert answer.ok
         return str(answer.json()["id"]), headers
