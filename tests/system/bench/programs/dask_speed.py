@@ -18,7 +18,7 @@ HOME = Path.home()
 NOTEBOOK = Path("/opt/hpchub/notebooks/ensemble.ipynb")
 PROCESSES = {16: 4, 64: 16, 180: 18, 360: 36}
 """Workers of one thread that share a job: four jobs for 16 and for 64, ten for 180 and for 360."""
-PATIENCE = 900  # seconds
+PATIENCE = 300  # seconds
 
 if WHOSE == "ours":
     from hpchub.lab import dask as own
