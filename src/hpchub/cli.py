@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from hpchub.batch import BatchError, add_arguments, run
+from hpchub.batch_runs.submit import BatchError, add_arguments, run
 from hpchub.settings import SITE_FILE, SettingsError, load
 
 
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if choice.verb == "batch":
             run(choice)
         elif choice.verb == "dask":
-            from hpchub.lab import dask_cli
+            from hpchub.dask_jobs import cli
 
-            return dask_cli.main(choice)
+            return cli.main(choice)
         elif choice.verb == "check":
             load(choice.file)
         elif choice.verb == "cull":
@@ -63,7 +63,7 @@ def _dask(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _hub(site_file: Path) -> None:
     """JupyterHub in this process, with our configuration."""
-    from hpchub.hub import JupyterHub
+    from hpchub.hub.app import JupyterHub
 
     load(site_file)
     os.environ["HPCHUB_SITE_FILE"] = str(site_file)
@@ -74,7 +74,7 @@ def _cull(site_file: Path) -> None:
     """The idle culler in this process. Its token goes into the environment here, where nobody can read it."""
     from jupyterhub_idle_culler import IdleCuller  # type: ignore[import-untyped]  # upstream has no types
 
-    from hpchub import credentials
+    from hpchub.hub import credentials
 
     site = load(site_file)
     if not site.hub.idle_stop_minutes:

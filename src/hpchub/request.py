@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hpchub.scheduler.live import Facts, Offer
+from hpchub.scheduler.offers import Facts, Offer
 from hpchub.settings import Site
 
 FIELDS = ("project", "queue", "walltime", "cores", "memory", "gpus", "reservation")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from hpchub.callback import port_of
+from hpchub.hub.port_callback import port_of
 from hpchub.privileged import jobs, login
 
 CASES = 100_000 if os.environ.get("HPCHUB_SOAK") else 5_000

@@ -16,7 +16,7 @@ from jupyter_server.serverapp import ServerApp
 from jupyterhub.singleuser.extension import JupyterHubSingleUser  # type: ignore[import-untyped]  # upstream has no types
 from traitlets.config import Config
 
-from hpchub.lab.visitors import Visitors
+from hpchub.lab.identity import Visitors
 
 
 def defaults(home: str, token: str) -> Config:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from hpchub.lab import lean
+from hpchub.lab import import_stubs
 
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable
 API_URL = "JUPYTERHUB_API_URL"
@@ -174,26 +174,29 @@ def runtime_directory() -> str:
 
 def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
     """Prepare the session's Dask configuration and name it; a full home costs Dask its jobs, never the Lab."""
-    from hpchub.lab import dask, rescue
+    from hpchub.dask_jobs import configuration
+    from hpchub.lab import full_home
 
-    session = dask.Session(
+    session = configuration.Session(
         scheduler=order.scheduler,
         project=order.project,
         queue=order.queue,
         reservation=order.reservation,
         address=order.environment[PUBLIC_URL],
-        log_directory=dask.logs(order.log_directory),
+        log_directory=configuration.logs(order.log_directory),
         tag=order.tag,
         job=os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", ""),
     )
-    site = dask.read_site(Path(order.shared_prefix) / "etc/dask")
+    site = configuration.read_site(Path(order.shared_prefix) / "etc/dask")
     try:
-        return {"DASK_ROOT_CONFIG": str(dask.write_session(Path(home) / ".local/share/hpchub/dask", session, site))}
+        return {
+            "DASK_ROOT_CONFIG": str(configuration.write_session(Path(home) / ".local/share/hpchub/dask", session, site))
+        }
     except OSError as error:
         reason = error.strerror or str(error)
         print(f"Dask gets no jobs in this session: {home} could not be written: {reason}.", file=sys.stderr)
-        local = dask.write_local_session(Path(runtime) / "dask", session, site, reason)
-        rescue.prepare(Path(runtime), home, reason)
+        local = configuration.write_local_session(Path(runtime) / "dask", session, site, reason)
+        full_home.prepare(Path(runtime), home, reason)
         return {
             "DASK_ROOT_CONFIG": str(local),
             "IPYTHONDIR": f"{runtime}/ipython",  # no kernel starts without one
@@ -219,15 +222,16 @@ def serve(order: Order, runtime: str) -> int:
         os.environ["JUPYTERHUB_SERVICE_URL"] = f"https://0.0.0.0:{port}{order.environment['JUPYTERHUB_SERVICE_PREFIX']}"
 
         # Jupyter and dask read their paths when they are imported.
-        with lean.imports():
-            from hpchub.lab import leftovers, server
+        with import_stubs.imports():
+            from hpchub.dask_jobs import cleanup
+            from hpchub.lab import server
 
         Path(runtime, "tls.pem").write_text(certificate.result(), encoding="ascii")
-        leftovers.start()
+        cleanup.start()
         try:
             return server.run(bound, token)
         finally:
-            leftovers.finish()
+            cleanup.finish()
     finally:
         shutil.rmtree(session["DASK_ROOT_CONFIG"], ignore_errors=True)
 

@@ -28,7 +28,7 @@ from hpchub.scheduler import (
     SchedulerUnavailable,
     places,
 )
-from hpchub.scheduler.words import pbs_reason
+from hpchub.scheduler.messages import pbs_reason
 
 # All of job.h JOB_STATE_LTR_* in 20.0 to 23.06; meanings: `man pbs_job_attributes`, job_state. 0 stands for unknown.
 PHASES: Mapping[str, tuple[Phase, str]] = {

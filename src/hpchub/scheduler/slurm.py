@@ -24,8 +24,8 @@ from hpchub.scheduler import (
     SchedulerUnavailable,
     places,
 )
-from hpchub.scheduler.run import Bucket, Together
-from hpchub.scheduler.words import slurm_reason
+from hpchub.scheduler.commands import Bucket, Together
+from hpchub.scheduler.messages import slurm_reason
 
 # slurm.h `enum job_states` and the flags above JOB_STATE_BASE; names as `job_state_string` prints them
 # (src/common/slurm_protocol_defs.c in 22.05 to 25.05); meanings: `man squeue`, JOB STATE CODES.

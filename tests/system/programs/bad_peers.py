@@ -18,7 +18,7 @@ from pathlib import Path
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
-from hpchub.lab.dask import make_key_pair
+from hpchub.dask_jobs.configuration import make_key_pair
 
 HEALTHY = 200
 PAUSE = 0.02  # seconds until the server has seen what happened

@@ -18,7 +18,7 @@ import dask_jobqueue
 from distributed import Client, wait
 from distributed.comm.tcp import TLS
 
-from hpchub.lab.session import batch_system
+from hpchub.dask_jobs.session import batch_system
 from hpchub.scheduler import Phase
 
 Cluster = getattr(dask_jobqueue, sys.argv[2])

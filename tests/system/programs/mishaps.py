@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from hpchub.lab import dask as own
+from hpchub.dask_jobs import configuration as own
 
 HOME = Path.home()
 LOGS = HOME / ".local/state/hpchub"
@@ -26,7 +26,7 @@ import dask_jobqueue  # noqa: E402
 import xarray as xr  # noqa: E402
 from distributed import Client, Scheduler, Worker, wait  # noqa: E402
 
-from hpchub.lab.session import batch_system  # noqa: E402
+from hpchub.dask_jobs.session import batch_system  # noqa: E402
 from hpchub.scheduler import Phase  # noqa: E402
 
 Cluster = getattr(dask_jobqueue, kind)

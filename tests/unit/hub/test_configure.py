@@ -10,10 +10,10 @@ import yaml
 from jupyterhub.apihandlers import default_handlers
 from traitlets.config import Config
 
-from hpchub import configure
-from hpchub.credentials import secret
+from hpchub.hub import configure
+from hpchub.hub.credentials import secret
+from hpchub.hub.spawner import HpcSpawner, Refused
 from hpchub.settings import SettingsError, Site, load
-from hpchub.spawner import HpcSpawner, Refused
 
 
 @pytest.fixture
@@ -118,11 +118,11 @@ def test_batchspawners_callback_is_gone_and_ours_is_there_once(config: Config, s
 
 def test_batchspawners_callback_is_gone_in_a_fresh_process_whatever_is_imported_first() -> None:
     program = (
-        "import batchspawner, hpchub.spawner, batchspawner.api; from jupyterhub.apihandlers import default_handlers;"
+        "import batchspawner, hpchub.hub.spawner, batchspawner.api; from jupyterhub.apihandlers import default_handlers;"
         "print([h[0] for h in default_handlers if 'batchspawner' in h[0] or 'Batch' in h[1].__name__])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={
-        "PYTHONPATH": str(Path(configure.__file__).parents[1]), "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(Path(configure.__file__).parents[2]), "PATH": "/usr/bin:/bin",
     })  # fmt: skip
     assert done.stdout == "[]\n"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from jupyterhub import orm
 
-from hpchub import database
-from hpchub.database import CannotWrite, HubSession
+from hpchub.hub import database
+from hpchub.hub.database import CannotWrite, HubSession
 
 
 @pytest.fixture

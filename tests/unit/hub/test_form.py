@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpchub.hub.spawn_page import context
 from hpchub.request import FIELDS, check
 from hpchub.scheduler import JobState, Phase
-from hpchub.scheduler.live import Facts
+from hpchub.scheduler.offers import Facts
 from hpchub.settings import Site
-from hpchub.spawn_page import context
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler

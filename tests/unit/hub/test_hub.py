@@ -12,7 +12,7 @@ from jupyterhub import orm
 from jupyterhub.user import UserDict
 from sqlalchemy import event
 
-from hpchub.hub import JupyterHub
+from hpchub.hub.app import JupyterHub
 
 EARLY, LATE = "2026-01-01T10:00:00.000Z", "2026-01-01T13:00:00.000+01:00"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from hpchub.internal_tls import BEYOND_WALLTIME, Labs
+from hpchub.hub.internal_tls import BEYOND_WALLTIME, Labs
 
 if TYPE_CHECKING:
     from conftest import Authority

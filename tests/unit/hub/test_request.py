@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpchub.request import FIELDS, JobRequest, check, clock, gib, parse_walltime
-from hpchub.scheduler.live import Facts, Offer, OfferedReservation
+from hpchub.scheduler.offers import Facts, Offer, OfferedReservation
 from hpchub.settings import Form, Hub, Queue, Site
 
 GOOD = {"project": "climate", "queue": "regular", "walltime": "02:30", "cores": "4", "memory": "8", "gpus": "0"}

@@ -14,16 +14,16 @@ from jupyterhub import orm
 from jupyterhub.objects import Hub
 from sqlalchemy.orm import Session
 
-from hpchub import spawner as spawner_module
-from hpchub.callback import addresses_of, plain, port_of
-from hpchub.database import CannotWrite
-from hpchub.internal_tls import Labs
-from hpchub.reconcile import identity
+from hpchub.hub import spawner as spawner_module
+from hpchub.hub.database import CannotWrite
+from hpchub.hub.internal_tls import Labs
+from hpchub.hub.orphans import identity
+from hpchub.hub.port_callback import addresses_of, plain, port_of
+from hpchub.hub.spawner import HpcSpawner, Refused, Runtime
 from hpchub.scheduler import Phase
-from hpchub.scheduler.live import Live
-from hpchub.scheduler.watch import Watcher
+from hpchub.scheduler.offers import Live
+from hpchub.scheduler.watcher import Watcher
 from hpchub.settings import Site
-from hpchub.spawner import HpcSpawner, Refused, Runtime
 
 WISH = {"project": "climate", "queue": "regular", "walltime": "02:00", "cores": "2", "memory": "4"}
 
@@ -68,8 +68,8 @@ async def hub(
     scheduler: FakeScheduler, site: Site, site_file: Path, labs: Labs, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[SimpleNamespace]:
     """A database with alice, and a runtime with the fake scheduler that polls quickly."""
-    monkeypatch.setattr("hpchub.scheduler.watch.SOONEST", 0.01)
-    monkeypatch.setattr("hpchub.scheduler.watch.COMMANDS_PER_MINUTE", 60_000)
+    monkeypatch.setattr("hpchub.scheduler.watcher.SOONEST", 0.01)
+    monkeypatch.setattr("hpchub.scheduler.watcher.COMMANDS_PER_MINUTE", 60_000)
     program = Program(scheduler)
     watchers = []
     routed: list[str] = []
@@ -620,7 +620,7 @@ async def test_addresses_are_compared_in_one_form() -> None:
 async def test_a_session_that_ends_is_remembered_until_its_dask_jobs_have_ended(
     hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpchub.reconcile.DASK_SECONDS", 0.05)
+    monkeypatch.setattr("hpchub.hub.orphans.DASK_SECONDS", 0.05)
     spawner, starting = await start(hub)
     run_job(hub, spawner)
     await asyncio.wait_for(starting, 30)

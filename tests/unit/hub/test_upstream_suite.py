@@ -24,16 +24,16 @@ from jupyterhub.user import User
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from hpchub import spawner as spawner_module
-from hpchub.internal_tls import Labs
+from hpchub.hub import spawner as spawner_module
+from hpchub.hub.internal_tls import Labs
+from hpchub.hub.spawner import HpcSpawner, Refused, Runtime
 from hpchub.privileged import jobs
 from hpchub.scheduler import SchedulerUnavailable
-from hpchub.scheduler.live import Live
+from hpchub.scheduler.offers import Live
 from hpchub.scheduler.pbs import Pbs
 from hpchub.scheduler.slurm import Slurm
-from hpchub.scheduler.watch import Watcher
+from hpchub.scheduler.watcher import Watcher
 from hpchub.settings import Site
-from hpchub.spawner import HpcSpawner, Refused, Runtime
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler
@@ -253,9 +253,9 @@ async def bench(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Bench]:
-    monkeypatch.setattr("hpchub.scheduler.watch.SOONEST", 0.01)
-    monkeypatch.setattr("hpchub.scheduler.watch.LONGEST_BACK_OFF", 0.05)
-    monkeypatch.setattr("hpchub.scheduler.watch.COMMANDS_PER_MINUTE", 60_000)
+    monkeypatch.setattr("hpchub.scheduler.watcher.SOONEST", 0.01)
+    monkeypatch.setattr("hpchub.scheduler.watcher.LONGEST_BACK_OFF", 0.05)
+    monkeypatch.setattr("hpchub.scheduler.watcher.COMMANDS_PER_MINUTE", 60_000)
     cluster = Cluster(tmp_path, request.param)
     monkeypatch.setattr(jobs, "run", cluster.run)
     watchers: list[Watcher] = []
@@ -385,7 +385,7 @@ async def test_whoever_finds_a_job_dead_still_knows_which_it_was(bench: Bench) -
 @holds("test_stress_submit")
 async def test_50_servers_at_once_are_all_submitted_and_stopped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """There it is 200, but nobody awaits them."""
-    monkeypatch.setattr("hpchub.scheduler.watch.SOONEST", 0.2)  # 50 who wake at each answer
+    monkeypatch.setattr("hpchub.scheduler.watcher.SOONEST", 0.2)  # 50 who wake at each answer
     spawners = [bench.spawner(f"s{number}") for number in range(50)]
     starts = [asyncio.ensure_future(spawner.start()) for spawner in spawners]
     async with asyncio.timeout(PATIENCE):

@@ -21,7 +21,7 @@ PROCESSES = {16: 4, 64: 16, 180: 18, 360: 36}
 PATIENCE = 300  # seconds
 
 if WHOSE == "ours":
-    from hpchub.lab import dask as own
+    from hpchub.dask_jobs import configuration as own
 
     site = own.read_site(Path("/opt/hpchub/etc/dask"))
     session = own.Session("slurm", "climate", "regular", None, "", tempfile.mkdtemp(dir=HOME))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from hpchub.scheduler.run import asker
+from hpchub.scheduler.commands import asker
 from hpchub.scheduler.slurm import Slurm
-from hpchub.scheduler.watch import Watcher
+from hpchub.scheduler.watcher import Watcher
 
 
 async def main(commands: str, jobs: int, seconds: float) -> None:

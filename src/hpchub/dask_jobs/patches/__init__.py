@@ -1,0 +1,1 @@
+"""What is changed in Dask, dask-jobqueue and the Lab's Dask panel when they are imported."""

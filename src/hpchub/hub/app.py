@@ -1,0 +1,129 @@
+"""JupyterHub as we run it: with certificates of this site, and with what looks after jobs that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jupyterhub import app, orm  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.httpclient import JupyterHubHTTPClient  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.user import User  # type: ignore[import-untyped]  # upstream has no types
+from jupyterhub.utils import catch_db_error, make_ssl_context  # type: ignore[import-untyped]  # upstream has no types
+from sqlalchemy.orm import Session
+from traitlets import Unicode
+
+from hpchub.hub import database
+from hpchub.hub.orphans import Known, Reconciler, end_dask, known_to
+from hpchub.hub.spawner import SUBMIT_TIMEOUT, USER_NAME, forget_ended, runtime
+
+database.patient(User)
+
+ACTIVITY_SECONDS = 300.0
+"""How often the proxy's word about activity is taken over; Labs report theirs as often."""
+
+
+class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
+    """JupyterHub and the reconciler in one process, so that they share the watcher.
+
+    In place of certificates that it would make for itself it takes those that the roles made.
+    """
+
+    db: Session
+    _reconciling: asyncio.Task[None]
+    _ending: asyncio.Task[None]
+    _activity_due = 0.0
+    tls_directory = Unicode(help="Where hub.key, hub.pem and trusted.pem are.").tag(config=True)
+
+    def init_db(self) -> None:
+        """As upstream, with a session that bears a database that cannot be written."""
+        super().init_db()
+        self.session_factory = database.factory(self.db.get_bind().engine)
+        self.db.close()
+        self.db = self.session_factory()
+
+    def init_internal_ssl(self) -> None:
+        """Take the hub's key and certificate, and trust our authorities alone."""
+        # make_ssl_context adds the system's authorities to ours; here they shall vouch for nobody.
+        os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+        directory = Path(self.tls_directory)
+        self.internal_ssl = True
+        self.internal_ssl_key = str(directory / "hub.key")
+        self.internal_ssl_cert = str(directory / "hub.pem")
+        self.internal_ssl_ca = str(directory / "trusted.pem")
+        context = make_ssl_context(self.internal_ssl_key, self.internal_ssl_cert, self.internal_ssl_ca)
+        if JupyterHubHTTPClient.initialized():
+            JupyterHubHTTPClient.clear_instance()
+        JupyterHubHTTPClient.instance(parent=self, _internal_connector_options={"ssl": context})
+
+    @catch_db_error  # type: ignore[untyped-decorator]  # upstream has no types
+    async def update_last_activity(self) -> None:
+        """Give the proxy the routes that it lacks; from time to time take over what it knows of activity.
+
+        Upstream asks the database about one server after the other each time, and nobody is served meanwhile.
+        """
+        routes = await self.proxy.get_all_routes()
+        now = time.monotonic()
+        if now >= self._activity_due:
+            self._activity_due = now + ACTIVITY_SECONDS
+            self._take_activity([route["data"] for route in routes.values()])
+        await self.proxy.check_routes(self.users, self._service_map, routes)
+
+    def _take_activity(self, routes: list[Mapping[str, Any]]) -> None:
+        """Move the last activity of users and servers forward."""
+        seen = {(data.get("user"), data.get("server_name")): data.get("last_activity") for data in routes}
+        for user in self.users.values():
+            for name, spawner in user.spawners.items():
+                if (told := seen.get((user.name, name))) and spawner.orm_spawner:
+                    when = datetime.fromisoformat(told).astimezone(UTC).replace(tzinfo=None)
+                    for row in (user.orm_user, spawner.orm_spawner):
+                        row.last_activity = max(row.last_activity or when, when)
+        self.db.commit()
+
+    async def start(self) -> None:
+        """As upstream; then look for lost jobs for as long as the hub runs."""
+        await super().start()
+        shared = runtime(self.config.HpcSpawner.site_file)
+        if shared.site.jobs.orphan_minutes:
+            reconciler = Reconciler(shared.site, shared.scheduler, shared.watcher, self.known_jobs, self.cancel_job)
+            self._reconciling = asyncio.ensure_future(reconciler.run())
+        self._ending = asyncio.ensure_future(self.end_dask())
+
+    async def end_dask(self) -> None:
+        """Go on with what the hub before this one had not done: end the Dask jobs of sessions that have ended."""
+        scheduler = runtime(self.config.HpcSpawner.site_file).scheduler
+        with self.session_factory() as session:
+            rows = [(row.id, row.user.name, row.state) for row in session.query(orm.Spawner).all() if row.user]
+        for number, user, state in rows:
+            for tag in state.get("ended", []) if isinstance(state, dict) else []:
+                await end_dask(scheduler, self.cancel_jobs, user, tag)
+                row = self.db.get(orm.Spawner, number)
+                if row is not None:
+                    await database.until_written(self.db, partial(forget_ended, row, tag), f"{user}'s former job")
+
+    def known_jobs(self) -> Known:
+        """What the database says, read in a session of its own: what is not committed does not count."""
+        with self.session_factory() as session:
+            return known_to({row.id: row.state for row in session.query(orm.Spawner)})
+
+    async def cancel_job(self, user: str, job_id: str) -> bool:
+        """Cancel a job as its owner; whether it was done."""
+        return await self.cancel_jobs(user, [job_id])
+
+    async def cancel_jobs(self, user: str, job_ids: list[str]) -> bool:
+        """Cancel jobs as their owner; whether it was done."""
+        shared = runtime(self.config.HpcSpawner.site_file)
+        if not USER_NAME.fullmatch(user):
+            return False
+        message = {"verb": "cancel", "job_ids": job_ids}
+        try:
+            answer = await shared.as_user(shared.site.jobs.socket, user, message, timeout=SUBMIT_TIMEOUT)
+            return bool(answer.get("ok"))
+        except (OSError, ValueError) as error:
+            self.log.error("Jobs %s of %s: %s", " ".join(job_ids), user, error)
+            return False
