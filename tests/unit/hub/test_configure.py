@@ -118,7 +118,8 @@ def test_batchspawners_callback_is_gone_and_ours_is_there_once(config: Config, s
 
 def test_batchspawners_callback_is_gone_in_a_fresh_process_whatever_is_imported_first() -> None:
     program = (
-        "import batchspawner, hpchub.hub.spawner, batchspawner.api; from jupyterhub.apihandlers import default_handlers;"
+        "import batchspawner, hpchub.hub.spawner, batchspawner.api;"
+        "from jupyterhub.apihandlers import default_handlers;"
         "print([h[0] for h in default_handlers if 'batchspawner' in h[0] or 'Batch' in h[1].__name__])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={
