@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from hpchub.scheduler.offers import Facts, Offer
-from hpchub.settings import Site
+from hpchub.settings import Cluster
 
 FIELDS = ("project", "queue", "walltime", "cores", "memory", "gpus", "reservation")
 """What a wish may say; memory is in GiB, walltime is HH:MM[:SS], D-HH:MM:SS or minutes."""
@@ -46,16 +46,16 @@ class JobRequest(BaseModel):
         }
 
 
-def check(wish: Mapping[str, object], facts: Facts, site: Site) -> JobRequest | dict[str, str]:
+def check(wish: Mapping[str, object], facts: Facts, cluster: Cluster) -> JobRequest | dict[str, str]:
     """The request, or {field: what is wrong and what to write}. The key "" is for what concerns no single field."""
-    return _Check(wish, facts, site).result()
+    return _Check(wish, facts, cluster).result()
 
 
 class _Check:
     """One check; collects a message for each field rather than stopping at the first."""
 
-    def __init__(self, wish: Mapping[str, object], facts: Facts, site: Site) -> None:
-        self.wish, self.facts, self.site = wish, facts, site
+    def __init__(self, wish: Mapping[str, object], facts: Facts, cluster: Cluster) -> None:
+        self.wish, self.facts, self.cluster = wish, facts, cluster
         self.wrong: dict[str, str] = {}
 
     def result(self) -> JobRequest | dict[str, str]:
@@ -63,13 +63,13 @@ class _Check:
         if unknown:
             return {"": f"{unknown[0]!r} cannot be chosen here. Choose from {', '.join(FIELDS)}."}
         if not self.facts.projects:
-            return {"": no_project(self.facts.user, self.site)}
+            return {"": no_project(self.facts.user, self.cluster)}
         if not self.facts.offers:
-            return {"": no_queue(self.site)}
+            return {"": no_queue(self.cluster)}
         project = self._project()
         offer = self._queue(project)
         reservation = self._reservation(project, offer)
-        form = self.site.form
+        form = self.cluster.form
         walltime = self._walltime(offer, form.default_walltime_minutes)
         cores = self._amount("cores", form.default_cores, 1, offer.max_cores if offer else None, "core", "cores")
         memory = self._memory(offer, round(form.default_memory_gib * 1024))
@@ -203,17 +203,17 @@ class _Check:
         return self._amount("gpus", 0, 0, offer.max_gpus if offer else None, "GPU", "GPUs")
 
 
-def no_project(user: str, site: Site) -> str:
+def no_project(user: str, cluster: Cluster) -> str:
     """What somebody without a project reads."""
     return (
-        f"You have no project on {site.cluster_name}, {user}, so no job can be started. "
-        f"Please ask {site.support_contact}."
+        f"You have no project on {cluster.name}, {user}, so no job can be started. "
+        f"Please ask {cluster.support_contact}."
     )
 
 
-def no_queue(site: Site) -> str:
+def no_queue(cluster: Cluster) -> str:
     """What somebody reads who has projects, but no queue that is open to them."""
-    return f"No queue of {site.cluster_name} is open to your projects now. Please ask {site.support_contact}."
+    return f"No queue of {cluster.name} is open to your projects now. Please ask {cluster.support_contact}."
 
 
 def parse_walltime(text: str) -> int | None:

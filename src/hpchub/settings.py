@@ -184,19 +184,18 @@ class Form(Model):
     default_memory_gib: Annotated[float, Field(gt=0)] = Field(4, description="memory in GiB")
 
 
-class Site(Model):
-    """All of /etc/hpchub/site.yml."""
+class Cluster(Model):
+    """One cluster: its batch system, and all that is asked of it. Whoever needs a part of it is given this object."""
 
-    cluster_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")] = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")] = Field(
         description="the cluster's name, as people say it, without blanks"
     )
     scheduler: Literal["slurm", "pbs"] = Field(description="slurm or pbs")
     scheduler_prefix: AbsolutePath = Field("/usr/bin", description="the directory of the scheduler's commands")
-    support_contact: Annotated[str, Field(min_length=1)] = Field(description="whom people ask for help")
-    users_group: Name = Field(description="the group whose members may use the hub")
-    hub: Hub = Field(description="the hub's own service")
-    proxy: Proxy = Field(Proxy(), description="the proxy")
-    login: Login = Field(Login(), description="how people sign in")
+    shared_prefix: AbsolutePath = Field(
+        description="the directory that all nodes share; its etc/dask holds the cluster's Dask defaults"
+    )
+    support_contact: Annotated[str, Field(min_length=1)] = Field(description="whom its users ask for help")
     jobs: Jobs = Field(Jobs(), description="how jobs are submitted and watched")
     queues: Annotated[tuple[Queue, ...], Field(min_length=1, strict=False)] = Field(
         description="the queues that people may choose, at least one"
@@ -220,6 +219,24 @@ class Site(Model):
         return next((queue for queue in self.queues if queue.default), self.queues[0])
 
 
+class Site(Model):
+    """All of /etc/hpchub/site.yml."""
+
+    support_contact: Annotated[str, Field(min_length=1)] = Field(description="whom people ask for help")
+    users_group: Name = Field(description="the group whose members may use the hub")
+    hub: Hub = Field(description="the hub's own service")
+    proxy: Proxy = Field(Proxy(), description="the proxy")
+    login: Login = Field(Login(), description="how people sign in")
+    clusters: Annotated[tuple[Cluster, ...], Field(min_length=1, max_length=1, strict=False)] = Field(
+        description="the clusters that people may use: today exactly one"
+    )
+
+    @property
+    def cluster(self) -> Cluster:
+        """The one cluster that a site has today."""
+        return self.clusters[0]
+
+
 def load(path: str | Path = SITE_FILE) -> Site:
     """Read and check a site's file; raises SettingsError with one sentence a line."""
     try:
@@ -233,7 +250,17 @@ def load(path: str | Path = SITE_FILE) -> Site:
     try:
         return Site.model_validate(raw)
     except ValidationError as error:
-        raise SettingsError("\n".join(f"{path}: {_sentence(item)}" for item in error.errors())) from error
+        raise SettingsError("\n".join(f"{path}: {_sentence(item)}" for item in _told(error.errors()))) from error
+
+
+def _told(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors without what follows from another: pydantic calls a list too short whose only element is wrong."""
+
+    def follows(error: ErrorDetails) -> bool:
+        within = [other["loc"] for other in errors if other is not error]
+        return error["type"] == "too_short" and any(loc[: len(error["loc"])] == error["loc"] for loc in within)
+
+    return [error for error in errors if not follows(error)]
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -261,7 +288,7 @@ def _description(loc: tuple[int | str, ...]) -> str:
 def _model_at(loc: tuple[int | str, ...]) -> type[Model]:
     """The model at a pydantic location; the nearest one above, if the location is not a model."""
     children: dict[str, type[Model]] = {
-        "hub": Hub, "proxy": Proxy, "login": Login, "ldap": Ldap, "jobs": Jobs, "queues": Queue, "projects": Projects,
-        "form": Form,
+        "hub": Hub, "proxy": Proxy, "login": Login, "ldap": Ldap, "clusters": Cluster, "jobs": Jobs, "queues": Queue,
+        "projects": Projects, "form": Form,
     }  # fmt: skip
     return next((children[part] for part in reversed(loc) if isinstance(part, str) and part in children), Site)

@@ -145,7 +145,7 @@ def test_the_hub_accepts_the_site_file_of_the_example(variables: dict[str, Any],
     site = settings.load(written)
 
     assert site.hub.public_url == "https://hub.example.org/"
-    assert [queue.name for queue in site.queues] == ["interactive", "regular"]
+    assert [queue.name for queue in site.cluster.queues] == ["interactive", "regular"]
 
 
 def dask(variables: dict[str, Any], **changed: object) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def test_the_site_file_has_exactly_the_keys_that_the_hub_knows() -> None:
     mapping = load("jupyterhub", "vars/main.yml")["__jupyterhub_site"]
 
     assert mapping.keys() == settings.Site.model_fields.keys()
+    cluster = load("jupyterhub", "vars/main.yml")["__jupyterhub_cluster"]
+    assert cluster.keys() == settings.Cluster.model_fields.keys()
     for part, model in [
         ("hub", settings.Hub),
         ("proxy", settings.Proxy),
@@ -90,7 +92,7 @@ def test_the_site_file_has_exactly_the_keys_that_the_hub_knows() -> None:
         ("jobs", settings.Jobs),
         ("form", settings.Form),
     ]:
-        assert mapping[part].keys() == model.model_fields.keys(), part
+        assert (mapping | cluster)[part].keys() == model.model_fields.keys(), part
 
 
 def test_a_queue_of_the_inventory_is_a_queue_of_the_hub() -> None:

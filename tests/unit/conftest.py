@@ -18,18 +18,24 @@ from cryptography.x509.oid import NameOID
 from hpchub.hub.internal_tls import Labs
 from hpchub.scheduler import JobState, Phase, Place, Project, Queue, Reservation, SchedulerUnavailable
 from hpchub.scheduler.offers import Facts, Offer, OfferedReservation
-from hpchub.settings import Site, load
+from hpchub.settings import Cluster, Site, load
 
 SITE = {
-    "cluster_name": "demo",
-    "scheduler": "slurm",
     "support_contact": "help@example.org",
     "users_group": "hpcusers",
     "hub": {"public_url": "https://hub.example.org/", "connect_host": "login1"},
-    "queues": [
-        {"name": "interactive", "description": "Short sessions", "default": True},
-        {"name": "regular", "max_walltime_minutes": 600},
-        {"name": "gpu"},
+    "clusters": [
+        {
+            "name": "demo",
+            "scheduler": "slurm",
+            "shared_prefix": "/opt/hpchub",
+            "support_contact": "help@example.org",
+            "queues": [
+                {"name": "interactive", "description": "Short sessions", "default": True},
+                {"name": "regular", "max_walltime_minutes": 600},
+                {"name": "gpu"},
+            ],
+        }
     ],
 }
 
@@ -107,6 +113,11 @@ def site_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def site(site_file: Path) -> Site:
     return load(site_file)
+
+
+@pytest.fixture
+def cluster(site: Site) -> Cluster:
+    return site.cluster
 
 
 def offer(name: str, projects: tuple[str, ...] = ("climate", "ocean"), **more: object) -> Offer:

@@ -89,7 +89,7 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
         """As upstream; then look for lost jobs for as long as the hub runs."""
         await super().start()
         shared = runtime(self.config.HpcSpawner.site_file)
-        if shared.site.jobs.orphan_minutes:
+        if shared.cluster.jobs.orphan_minutes:
             reconciler = Reconciler(shared.site, shared.scheduler, shared.watcher, self.known_jobs, self.cancel_job)
             self._reconciling = asyncio.ensure_future(reconciler.run())
         self._ending = asyncio.ensure_future(self.end_dask())
@@ -122,7 +122,7 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
             return False
         message = {"verb": "cancel", "job_ids": job_ids}
         try:
-            answer = await shared.as_user(shared.site.jobs.socket, user, message, timeout=SUBMIT_TIMEOUT)
+            answer = await shared.as_user(shared.cluster.jobs.socket, user, message, timeout=SUBMIT_TIMEOUT)
             return bool(answer.get("ok"))
         except (OSError, ValueError) as error:
             self.log.error("Jobs %s of %s: %s", " ".join(job_ids), user, error)

@@ -123,7 +123,7 @@ def servers(c: Config, site: Site, site_file: str) -> None:
     c.JupyterHub.concurrent_spawn_limit = 0
     c.JupyterHub.init_spawners_timeout = 5
     c.HpcSpawner.site_file = site_file
-    c.HpcSpawner.http_timeout = site.jobs.start_timeout_seconds
+    c.HpcSpawner.http_timeout = site.cluster.jobs.start_timeout_seconds
     c.HpcSpawner.poll_interval = NODE_POLL_SECONDS
     c.HpcSpawner.env_keep = []
     # a Lab reports its activity and its port; with JupyterHub's default whoever found its token could open the Lab too
@@ -133,7 +133,7 @@ def servers(c: Config, site: Site, site_file: str) -> None:
 def pages(c: Config, site: Site) -> None:
     """Templates of ours before JupyterHub's, and the words of the site."""
     c.JupyterHub.template_paths = [str(TEMPLATES), str(files("hpchub.login") / "templates")]
-    c.JupyterHub.template_vars = {"cluster_name": site.cluster_name, "support_contact": site.support_contact}
+    c.JupyterHub.template_vars = {"cluster_name": site.cluster.name, "support_contact": site.support_contact}
 
 
 def culler(c: Config, token: str) -> None:

@@ -32,7 +32,7 @@ DASK_LOOKS, DASK_SECONDS, DASK_TRIES = 2, 15.0, 60
 
 def identity(site: Site) -> str:
     """The beginning of this hub's tags. Two hubs of one cluster have different addresses."""
-    return f"{site.cluster_name}:{hashlib.sha256(site.hub.public_url.encode()).hexdigest()[:8]}"
+    return f"{site.cluster.name}:{hashlib.sha256(site.hub.public_url.encode()).hexdigest()[:8]}"
 
 
 def new_tag(site: Site, user: str, server: str, nonce: str) -> str:
@@ -67,7 +67,7 @@ class Reconciler:
     @property
     def grace(self) -> float:
         """Seconds for which a job has to be unknown."""
-        return self.site.jobs.orphan_minutes * 60.0
+        return self.site.cluster.jobs.orphan_minutes * 60.0
 
     async def run(self) -> None:
         """Look for ever."""

@@ -100,15 +100,21 @@ class Runtime:
     as_user: AsUser = as_user
     submissions: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_SUBMISSIONS))
 
+    @property
+    def cluster(self) -> site_settings.Cluster:
+        """The settings of the cluster on which jobs run."""
+        return self.site.cluster
+
 
 @cache
 def runtime(site_file: str) -> Runtime:
     """The shared things of the site in this file, made once."""
     site = site_settings.load(site_file)
-    kind: type[Slurm] | type[Pbs] = Slurm if site.scheduler == "slurm" else Pbs
-    scheduler = kind(site.scheduler_prefix, asker())
+    cluster = site.cluster
+    kind: type[Slurm] | type[Pbs] = Slurm if cluster.scheduler == "slurm" else Pbs
+    scheduler = kind(cluster.scheduler_prefix, asker())
     labs = Labs(*(credentials.text(name) for name in ("labs-ca.key", "labs-ca.pem", "services-ca.pem")))
-    return Runtime(site, scheduler, Watcher(scheduler, site.jobs.poll_seconds), Live(scheduler, site), labs)
+    return Runtime(site, scheduler, Watcher(scheduler, cluster.jobs.poll_seconds), Live(scheduler, cluster), labs)
 
 
 class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no types
@@ -244,10 +250,10 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         stored = self.orm_spawner.user_options if self.orm_spawner else None
         wish, wrong = rejected or (stored if isinstance(stored, dict) else {}, {})
         if facts is not None and not rejected:  # what the API was given, or a limit that has changed since
-            doubts = check(wish, facts, self.shared.site)
+            doubts = check(wish, facts, self.shared.cluster)
             if not isinstance(doubts, JobRequest):
                 wish = {} if "" in doubts else {key: value for key, value in wish.items() if key not in doubts}
-        return context.render(self.shared.site, facts, wish, wrong)
+        return context.render(self.shared.cluster, facts, wish, wrong)
 
     async def options_from_form(self, formdata: Mapping[str, list[str]]) -> dict[str, str]:
         """The checked wish of a posted form; a wrong one returns to the form, with what was typed."""
@@ -276,7 +282,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         except SchedulerUnavailable as error:
             self.log.error("No facts to check the wish of %s: %s", self.user.name, error)
             raise Refused(context.UNAVAILABLE, "scheduler", 503) from error
-        result = check(wish, facts, self.shared.site)
+        result = check(wish, facts, self.shared.cluster)
         if isinstance(result, JobRequest):
             return result
         raise Refused(" ".join(_named(field, words) for field, words in result.items()), "options", wrong=result)
@@ -330,7 +336,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
         if not answer.get("ok"):
             self.tag = ""
             self.log.warning("Refused a job of %s: %s", self._log_name, answer.get("message"))
-            raise Refused(refusal(str(answer.get("message") or ""), self.shared.site.support_contact), "refused")
+            raise Refused(refusal(str(answer.get("message") or ""), self.shared.cluster.support_contact), "refused")
         job_id = answer.get("job_id")
         if not isinstance(job_id, str) or not re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,64}", job_id):
             raise Refused(f"{context.UNAVAILABLE} No job was started.", "submit", 503)
@@ -341,14 +347,14 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
 
     async def _as_user(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """One request to the job program; raises TimeoutError, or Refused if there is no answer of the agreed form."""
-        socket = self.shared.site.jobs.socket
+        socket = self.shared.cluster.jobs.socket
         try:
             return await self.shared.as_user(socket, self.user.name, message, timeout=SUBMIT_TIMEOUT)
         except TimeoutError:
             raise
         except (OSError, ValueError) as error:
             self.log.error("%s for %s failed at %s: %s", message["verb"], self._log_name, socket, error)
-            words = f"The job could not be handed to the scheduler. Please ask {self.shared.site.support_contact}."
+            words = f"The job could not be handed to the scheduler. Please ask {self.shared.cluster.support_contact}."
             raise Refused(words, "submit", 503) from error
 
     async def _find(self) -> str | None:
@@ -394,7 +400,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
     async def _comes_up(self) -> bool:
         """Wait for the queue, then for the server; False if the job went back into the queue. Raises Refused."""
         await self._queued()
-        deadline = time.monotonic() + self.shared.site.jobs.start_timeout_seconds
+        deadline = time.monotonic() + self.shared.cluster.jobs.start_timeout_seconds
         gone_at = float("inf")
         while not (self.reported_port and self.node and await self._answers()):
             job, now = self.view(), time.monotonic()
@@ -408,7 +414,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
             if now > deadline:
                 what = (
                     f"Job {self.job_id} runs on {self.node or 'its node'}, but JupyterLab did not answer within "
-                    f"{self.shared.site.jobs.start_timeout_seconds} s."
+                    f"{self.shared.cluster.jobs.start_timeout_seconds} s."
                 )
                 raise await self._failure(what, "", "timeout")
             self.shared.watcher.hurry()  # a job that dies now shall be noticed now
@@ -420,7 +426,7 @@ class HpcSpawner(BatchSpawnerBase):  # type: ignore[misc]  # upstream has no typ
 
     async def _failure(self, what: str, why: str, reason: str) -> Refused:
         """What is told about a job that runs or ran, but is no server: why, what to do, and the end of its log."""
-        support = self.shared.site.support_contact
+        support = self.shared.cluster.support_contact
         try:
             answer = await self._as_user({"verb": "log", "job_id": self.job_id})
         except (TimeoutError, Refused):

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from hpchub.scheduler import Ask, Project, Queue, Reservation, Scheduler
 from hpchub.scheduler.commands import asker
-from hpchub.settings import Site
+from hpchub.settings import Cluster
 
 T = TypeVar("T")
 
@@ -82,11 +82,11 @@ class Cached(Generic[T]):
 
 
 class Live:
-    """The facts of one site."""
+    """The facts of one cluster."""
 
-    def __init__(self, scheduler: Scheduler, site: Site, ask: Ask | None = None) -> None:
+    def __init__(self, scheduler: Scheduler, cluster: Cluster, ask: Ask | None = None) -> None:
         """Nothing is asked until somebody wants to know. `ask` runs the site's own program, if there is one."""
-        self._site, self._scheduler, self._ask = site, scheduler, ask or asker()
+        self._cluster, self._scheduler, self._ask = cluster, scheduler, ask or asker()
         self._queues = Cached(scheduler.queues)
         self._reservations = Cached(scheduler.reservations)
         self._projects: dict[str, Cached[tuple[frozenset[str], tuple[Project, ...]]]] = {}
@@ -98,7 +98,7 @@ class Live:
         (groups, projects), queues, reservations = await asyncio.gather(
             mine.get(), self._queues.get(), self._reservations.get()
         )
-        return combine(self._site, user, groups, projects, tuple(queues.values()), tuple(reservations))
+        return combine(self._cluster, user, groups, projects, tuple(queues.values()), tuple(reservations))
 
     async def _user(self, user: str) -> tuple[frozenset[str], tuple[Project, ...]]:
         groups = await asyncio.to_thread(groups_of, user)  # a directory service may be slow
@@ -106,7 +106,7 @@ class Live:
 
     async def _own_projects(self, user: str, groups: frozenset[str]) -> Sequence[Project]:
         """The user's projects, from where the site says they stand."""
-        source = self._site.projects
+        source = self._cluster.projects
         if source.members:
             return [Project(name) for name, users in sorted(source.members.items()) if user in users]
         if source.group_pattern:
@@ -134,7 +134,7 @@ def groups_of(user: str) -> frozenset[str]:
 
 
 def combine(
-    site: Site,
+    cluster: Cluster,
     user: str,
     groups: frozenset[str],
     projects: tuple[Project, ...],
@@ -144,7 +144,7 @@ def combine(
     """The site's queues that are live and open to the user, with the tighter limits."""
     live = {queue.name: queue for queue in queues}
     offers = []
-    for wanted in site.queues:
+    for wanted in cluster.queues:
         queue = live.get(wanted.name)
         if queue is None:
             continue
@@ -156,7 +156,7 @@ def combine(
             Offer(
                 name=queue.name,
                 description=wanted.description,
-                default=wanted == site.default_queue,
+                default=wanted == cluster.default_queue,
                 projects=admitted,
                 max_walltime_minutes=_tighter(wanted.max_walltime_minutes, queue.max_walltime_minutes),
                 max_cores=_tighter(wanted.max_cores, queue.max_cores),

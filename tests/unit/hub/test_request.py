@@ -8,26 +8,26 @@ from hypothesis import strategies as st
 
 from hpchub.request import FIELDS, JobRequest, check, clock, gib, parse_walltime
 from hpchub.scheduler.offers import Facts, Offer, OfferedReservation
-from hpchub.settings import Form, Hub, Queue, Site
+from hpchub.settings import Cluster, Form, Queue
 
 GOOD = {"project": "climate", "queue": "regular", "walltime": "02:30", "cores": "4", "memory": "8", "gpus": "0"}
 
 
-def test_a_good_wish_becomes_a_request(facts: Facts, site: Site) -> None:
-    assert check(GOOD, facts, site) == JobRequest(
+def test_a_good_wish_becomes_a_request(facts: Facts, cluster: Cluster) -> None:
+    assert check(GOOD, facts, cluster) == JobRequest(
         project="climate", queue="regular", walltime_minutes=150, cores=4, memory_mib=8192, gpus=0, reservation=None
     )
 
 
-def test_a_stored_wish_gives_the_same_request_again(facts: Facts, site: Site) -> None:
-    first = check(GOOD | {"reservation": "tutorial", "memory": "0.7"}, facts, site)
+def test_a_stored_wish_gives_the_same_request_again(facts: Facts, cluster: Cluster) -> None:
+    first = check(GOOD | {"reservation": "tutorial", "memory": "0.7"}, facts, cluster)
     assert isinstance(first, JobRequest)
-    assert check(first.wish(), facts, site) == first
+    assert check(first.wish(), facts, cluster) == first
 
 
-def test_an_empty_wish_takes_the_defaults_but_never_chooses_a_project(facts: Facts, site: Site) -> None:
-    assert check({}, facts, site) == {"project": "Choose a project: climate or ocean."}
-    request = check({"project": "ocean"}, facts, site)
+def test_an_empty_wish_takes_the_defaults_but_never_chooses_a_project(facts: Facts, cluster: Cluster) -> None:
+    assert check({}, facts, cluster) == {"project": "Choose a project: climate or ocean."}
+    request = check({"project": "ocean"}, facts, cluster)
     assert isinstance(request, JobRequest)
     assert (request.queue, request.walltime_minutes, request.cores, request.memory_mib) == ("interactive", 60, 1, 4096)
 
@@ -66,22 +66,22 @@ def test_an_empty_wish_takes_the_defaults_but_never_chooses_a_project(facts: Fac
     ],
 )
 def test_a_wrong_value_is_refused_at_its_field(
-    facts: Facts, site: Site, change: dict[str, Any], field: str, words: str
+    facts: Facts, cluster: Cluster, change: dict[str, Any], field: str, words: str
 ) -> None:
-    wrong = check(GOOD | change, facts, site)
+    wrong = check(GOOD | change, facts, cluster)
     assert isinstance(wrong, dict)
     assert list(wrong) == [field]
     assert words in wrong[field]
 
 
-def test_all_wrong_fields_are_told_at_once(facts: Facts, site: Site) -> None:
-    wrong = check({"project": "ice", "queue": "no", "walltime": "x", "cores": "x", "memory": "x"}, facts, site)
+def test_all_wrong_fields_are_told_at_once(facts: Facts, cluster: Cluster) -> None:
+    wrong = check({"project": "ice", "queue": "no", "walltime": "x", "cores": "x", "memory": "x"}, facts, cluster)
     assert isinstance(wrong, dict)
     assert set(wrong) == {"project", "queue", "walltime", "cores", "memory"}
 
 
-def test_who_has_no_project_reads_whom_to_ask(site: Site) -> None:
-    wrong = check({}, Facts(user="carol", projects=(), offers=()), site)
+def test_who_has_no_project_reads_whom_to_ask(cluster: Cluster) -> None:
+    wrong = check({}, Facts(user="carol", projects=(), offers=()), cluster)
     assert wrong == {"": "You have no project on demo, carol, so no job can be started. Please ask help@example.org."}
 
 
@@ -103,9 +103,9 @@ def test_a_written_amount_of_memory_reads_back(mebibytes: int) -> None:
     assert round(float(gib(mebibytes)) * 1024) == mebibytes
 
 
-SITE = Site(
-    cluster_name="demo", scheduler="slurm", support_contact="x", users_group="g", form=Form(),
-    hub=Hub(public_url="https://a/", connect_host="a"), queues=(Queue(name="q"),),
+CLUSTER = Cluster(
+    name="demo", scheduler="slurm", shared_prefix="/opt/hpchub", support_contact="x", form=Form(),
+    queues=(Queue(name="q"),),
 )  # fmt: skip
 NAMES = st.sampled_from(["climate", "ocean", "ice", "q", "r", "tutorial", "other", ""])
 JUNK = st.one_of(
@@ -132,7 +132,7 @@ FACTS = st.builds(
 @settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no defect
 @given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JUNK), FACTS)
 def test_nothing_passes_that_the_facts_do_not_allow(wish: dict[str, Any], facts: Facts) -> None:
-    result = check(wish, facts, SITE)
+    result = check(wish, facts, CLUSTER)
     if isinstance(result, dict):
         assert result
         assert all(words.endswith(".") and key in (*FIELDS, "") for key, words in result.items())

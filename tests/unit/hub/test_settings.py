@@ -7,11 +7,16 @@ import pytest
 import yaml
 
 from hpchub import cli
-from hpchub.settings import SettingsError, load
+from hpchub.settings import Cluster, SettingsError, load
 
 
 def changed(site_file: Path, **changes: object) -> Path:
-    site_file.write_text(yaml.safe_dump(yaml.safe_load(site_file.read_text()) | changes))
+    """A file with these keys of the site and, where they are the cluster's, of its cluster."""
+    raw = yaml.safe_load(site_file.read_text())
+    of_cluster = {key: value for key, value in changes.items() if key in Cluster.model_fields}
+    raw["clusters"][0] |= of_cluster
+    raw |= {key: value for key, value in changes.items() if key not in of_cluster}
+    site_file.write_text(yaml.safe_dump(raw))
     return site_file
 
 
@@ -29,25 +34,33 @@ def test_a_directory_is_taken_as_it_stands(site_file: Path) -> None:
 
 def test_a_short_file_is_completed_with_defaults(site_file: Path) -> None:
     site = load(site_file)
-    assert site.jobs.poll_seconds == 10
-    assert site.default_queue.name == "interactive"
+    assert site.cluster.jobs.poll_seconds == 10
+    assert site.cluster.default_queue.name == "interactive"
     assert site.hub.api_url == "https://login1:8081/hub/api"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"skeduler": "slurm"}, "skeduler: is not a known key; write one of cluster_name"),
-        ({"scheduler": "lsf"}, "scheduler: input should be 'slurm' or 'pbs', not 'lsf'; write slurm or pbs."),
-        ({"queues": []}, "queues: tuple should have at least 1 item"),
+        ({"skeduler": "slurm"}, "skeduler: is not a known key; write one of support_contact"),
+        (
+            {"scheduler": "lsf"},
+            "clusters[0].scheduler: input should be 'slurm' or 'pbs', not 'lsf'; write slurm or pbs.",
+        ),
+        ({"queues": []}, "clusters[0].queues: tuple should have at least 1 item"),
         ({"queues": [{"name": "a"}, {"name": "a"}]}, "the queue 'a' stands in the list twice"),
         ({"queues": [{"name": "a", "default": True}, {"name": "b", "default": True}]}, "more than one queue has"),
-        ({"queues": [{"name": "a;b"}]}, "queues[0].name: string should match pattern"),
-        ({"queues": [{"name": "a", "max_cores": 0}]}, "queues[0].max_cores: input should be greater than"),
-        ({"queues": [{"name": "a", "max_coers": 1}]}, "queues[0].max_coers: is not a known key; write one of name"),
+        ({"queues": [{"name": "a;b"}]}, "clusters[0].queues[0].name: string should match pattern"),
+        ({"queues": [{"name": "a", "max_cores": 0}]}, "clusters[0].queues[0].max_cores: input should be greater than"),
+        (
+            {"queues": [{"name": "a", "max_coers": 1}]},
+            "clusters[0].queues[0].max_coers: is not a known key; write one of name",
+        ),
         ({"hub": {"connect_host": "login1"}}, "hub.public_url: is missing; write what people type into the browser"),
         ({"hub": {"connect_host": "login1", "public_url": "http://a/"}}, "hub.public_url: string should match"),
         ({"hub": {"connect_host": "a", "public_url": "https://a/", "port": "80"}}, "hub.port: input should be a valid"),
+        ({"clusters": []}, "clusters: tuple should have at least 1 item"),
+        ({"clusters": [{"nmae": "demo"}]}, "clusters[0].nmae: is not a known key; write one of name, scheduler"),
         (directory(servers=["ldap://ldap1"]), "servers[0]: string should match"),
         (directory(servers=["ldap://ldap1"]), "not 'ldap://ldap1'; write ldaps://HOST or ldap+starttls://HOST"),
         (directory(servers=[]), "login.ldap.servers: tuple should have at least 1 item"),

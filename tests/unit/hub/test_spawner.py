@@ -84,9 +84,10 @@ async def hub(
 
     def give(**jobs: object) -> None:
         """What a fresh process of the hub has."""
-        changed = site.model_copy(update={"jobs": site.jobs.model_copy(update=jobs)})
+        cluster = site.cluster.model_copy(update={"jobs": site.cluster.jobs.model_copy(update=jobs)})
+        changed = site.model_copy(update={"clusters": (cluster,)})
         watchers.append(Watcher(scheduler, 0.02))
-        runtime = Runtime(changed, scheduler, watchers[-1], Live(scheduler, changed), labs, program)
+        runtime = Runtime(changed, scheduler, watchers[-1], Live(scheduler, cluster), labs, program)
         monkeypatch.setattr(spawner_module, "runtime", lambda path: runtime)
 
     give()
@@ -636,5 +637,8 @@ async def test_a_session_that_ends_is_remembered_until_its_dask_jobs_have_ended(
     assert spawner.get_state() == {"ended": [tag]}
     hub.scheduler.down = False
     await until(lambda: not saved(hub)["ended"])
-    assert hub.program.calls[-1] == ((hub.site.jobs.socket, "alice"), {"verb": "cancel", "job_ids": ["80", "81"]})
+    assert hub.program.calls[-1] == (
+        (hub.site.cluster.jobs.socket, "alice"),
+        {"verb": "cancel", "job_ids": ["80", "81"]},
+    )
     assert hub.scheduler.listed["82"].phase is Phase.WAITING

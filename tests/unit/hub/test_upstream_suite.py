@@ -24,6 +24,7 @@ from jupyterhub.user import User
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from hpchub import settings
 from hpchub.hub import spawner as spawner_module
 from hpchub.hub.internal_tls import Labs
 from hpchub.hub.spawner import HpcSpawner, Refused, Runtime
@@ -264,7 +265,7 @@ async def bench(
         batch = {"slurm": Slurm, "pbs": Pbs}[cluster.kind]("/usr/bin", cluster.ask)
         watchers.append(Watcher(batch, 0.02))
         # what alice may ask for is no matter of batchspawner's
-        runtime = Runtime(site, batch, watchers[-1], Live(scheduler, site), labs, cluster.as_user)
+        runtime = Runtime(site, batch, watchers[-1], Live(scheduler, site.cluster), labs, cluster.as_user)
         monkeypatch.setattr(spawner_module, "runtime", lambda path: runtime)
 
     answering: set[str] = set()
@@ -646,7 +647,7 @@ async def test_a_job_inherits_nothing_and_gets_the_hubs_variables_in_its_script(
 @pytest.mark.parametrize("kind", ["torque", "moab", "condor", "lsf"])
 def test_another_scheduler_is_refused_before_anything_runs(kind: str, site: Site) -> None:
     with pytest.raises(ValidationError, match="'slurm' or 'pbs'"):
-        Site.model_validate(site.model_dump() | {"scheduler": kind})
+        settings.Cluster.model_validate(site.cluster.model_dump() | {"scheduler": kind})
 
 
 # -- the table

@@ -13,7 +13,7 @@ from hpchub.scheduler import Project, Queue, Reservation, SchedulerUnavailable
 from hpchub.scheduler.commands import Bucket, Together
 from hpchub.scheduler.offers import Live, combine
 from hpchub.scheduler.slurm import Slurm
-from hpchub.settings import Projects, Site
+from hpchub.settings import Cluster, Projects
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler
@@ -21,40 +21,42 @@ if TYPE_CHECKING:
 GROUPS = frozenset({"proj-climate", "proj-ice", "users", "hpcusers"})
 
 
-async def own(scheduler: FakeScheduler, site: Site, source: Projects, printed: str = "") -> list[str]:
+async def own(scheduler: FakeScheduler, cluster: Cluster, source: Projects, printed: str = "") -> list[str]:
     async def ask(argv: Sequence[str]) -> str:
         assert argv == ("/usr/local/bin/projects", "--short", "alice")
         if not printed:
             raise SchedulerUnavailable("the program failed")
         return printed
 
-    live = Live(scheduler, site.model_copy(update={"projects": source}), ask)
+    live = Live(scheduler, cluster.model_copy(update={"projects": source}), ask)
     return [project.name for project in await live._own_projects("alice", GROUPS)]
 
 
 async def test_projects_are_the_schedulers_own_unless_the_site_says_otherwise(
-    scheduler: FakeScheduler, site: Site
+    scheduler: FakeScheduler, cluster: Cluster
 ) -> None:
-    assert await own(scheduler, site, Projects()) == ["climate", "ocean"]
+    assert await own(scheduler, cluster, Projects()) == ["climate", "ocean"]
 
 
-async def test_projects_may_stand_in_the_inventory(scheduler: FakeScheduler, site: Site) -> None:
+async def test_projects_may_stand_in_the_inventory(scheduler: FakeScheduler, cluster: Cluster) -> None:
     source = Projects(members={"ocean": ("alice", "bob"), "ice": ("bob",), "air": ("alice",)})
-    assert await own(scheduler, site, source) == ["air", "ocean"]
+    assert await own(scheduler, cluster, source) == ["air", "ocean"]
 
 
 @pytest.mark.parametrize(
     ("pattern", "names"), [("proj-(.+)", ["climate", "ice"]), ("proj-.+", ["proj-climate", "proj-ice"]), ("x", [])]
 )
-async def test_projects_may_be_groups(scheduler: FakeScheduler, site: Site, pattern: str, names: list[str]) -> None:
-    assert await own(scheduler, site, Projects(group_pattern=pattern)) == names
+async def test_projects_may_be_groups(
+    scheduler: FakeScheduler, cluster: Cluster, pattern: str, names: list[str]
+) -> None:
+    assert await own(scheduler, cluster, Projects(group_pattern=pattern)) == names
 
 
-async def test_projects_may_come_from_a_program_of_the_site(scheduler: FakeScheduler, site: Site) -> None:
+async def test_projects_may_come_from_a_program_of_the_site(scheduler: FakeScheduler, cluster: Cluster) -> None:
     source = Projects(command=("/usr/local/bin/projects", "--short"))
-    assert await own(scheduler, site, source, "climate\n  ocean\n\n-x\nwith blank\n") == ["climate", "ocean"]
+    assert await own(scheduler, cluster, source, "climate\n  ocean\n\n-x\nwith blank\n") == ["climate", "ocean"]
     with pytest.raises(SchedulerUnavailable):
-        await own(scheduler, site, source)
+        await own(scheduler, cluster, source)
 
 
 @pytest.mark.parametrize(
@@ -79,13 +81,13 @@ def test_a_wrong_source_of_projects_is_refused_with_a_sentence(wrong: dict[str, 
     ],
 )
 def test_the_form_tells_of_the_next_maintenance_and_of_no_past_one(
-    scheduler: FakeScheduler, site: Site, begins: float, ends: float, words: str
+    scheduler: FakeScheduler, cluster: Cluster, begins: float, ends: float, words: str
 ) -> None:
     now = time.time()
     window = Reservation("maint", True, maintenance=True, start=now + begins, end=now + ends)
-    facts = combine(site, "alice", GROUPS, (Project("climate"),), (Queue("regular"),), (window,))
+    facts = combine(cluster, "alice", GROUPS, (Project("climate"),), (Queue("regular"),), (window,))
     assert facts.reservations == ()
-    form = context.render(site, facts, {}, {})
+    form = context.render(cluster, facts, {}, {})
     assert ("hpchub-maintenance" in form) is bool(words)
     assert words in form
 
@@ -94,7 +96,7 @@ PARTITION = "PartitionName=regular AllowAccounts=ALL AllowGroups=ALL AllowQos=AL
 
 
 async def test_a_class_that_opens_the_form_does_not_storm_the_scheduler(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpchub.scheduler.slurm.QUESTIONS_PER_MINUTE", 600.0)  # a minute of the test takes 1.2 s
     asked: list[Sequence[str]] = []
@@ -110,7 +112,7 @@ async def test_a_class_that_opens_the_form_does_not_storm_the_scheduler(
             return "regular|36|111616|(null)\n"
         return PARTITION if argv[-1] == "partition" else "No reservations in the system\n"
 
-    live = Live(Slurm("/usr/bin", ask), site)
+    live = Live(Slurm("/usr/bin", ask), cluster)
 
     async def form(number: int) -> tuple[str, ...]:
         await asyncio.sleep(1.2 * number / 190)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from hpchub.request import FIELDS, JobRequest, clock, gib, no_project, no_queue
 from hpchub.scheduler import JobState, Phase, Place
 from hpchub.scheduler.offers import Facts
-from hpchub.settings import Site
+from hpchub.settings import Cluster
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE / "templates"
@@ -49,26 +49,26 @@ def _form() -> Template:
     return environment.get_template("form.html")
 
 
-def render(site: Site, facts: Facts | None, wish: Mapping[str, object], wrong: Mapping[str, str]) -> str:
+def render(cluster: Cluster, facts: Facts | None, wish: Mapping[str, object], wrong: Mapping[str, str]) -> str:
     """The form's HTML. `wish` is what stands in the fields, `wrong` the message at each; facts None: no answer."""
-    return _form().render(view(site, facts, wish, wrong))
+    return _form().render(view(cluster, facts, wish, wrong))
 
 
-def view(site: Site, facts: Facts | None, wish: Mapping[str, object], wrong: Mapping[str, str]) -> dict[str, Any]:
+def view(cluster: Cluster, facts: Facts | None, wish: Mapping[str, object], wrong: Mapping[str, str]) -> dict[str, Any]:
     """All that the form's template needs."""
     if facts is None:
         return {"notice": UNAVAILABLE}
     if not facts.projects:
-        return {"notice": no_project(facts.user, site)}
+        return {"notice": no_project(facts.user, cluster)}
     if not facts.offers:
-        return {"notice": no_queue(site)}
+        return {"notice": no_queue(cluster)}
     default = next((offer for offer in facts.offers if offer.default), facts.offers[0])
     standard = {
         "project": facts.projects[0] if len(facts.projects) == 1 else "",
         "queue": default.name,
-        "walltime": clock(min(site.form.default_walltime_minutes, default.max_walltime_minutes or 10**9)),
-        "cores": str(min(site.form.default_cores, default.max_cores or 10**9)),
-        "memory": gib(min(round(site.form.default_memory_gib * 1024), default.max_memory_mib or 10**9), down=True),
+        "walltime": clock(min(cluster.form.default_walltime_minutes, default.max_walltime_minutes or 10**9)),
+        "cores": str(min(cluster.form.default_cores, default.max_cores or 10**9)),
+        "memory": gib(min(round(cluster.form.default_memory_gib * 1024), default.max_memory_mib or 10**9), down=True),
         "gpus": "0",
         "reservation": "",
     }
