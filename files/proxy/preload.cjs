@@ -11,8 +11,8 @@ process.env.CONFIGPROXY_AUTH_TOKEN = readFileSync(join(process.env.CREDENTIALS_D
 // On every answer of a public port, whatever hub or Lab said: HSTS as the site has it, and no version of any software.
 const { HPCHUB_HSTS } = process.env;
 const { createServer } = https;
-https.createServer = (options, answer) =>
-  createServer(options, (request, response) => {
+https.createServer = (options, answer) => {
+  const server = createServer(options, (request, response) => {
     const { writeHead } = response;
     response.writeHead = (...head) => {
       for (const name of ["Server", "X-JupyterHub-Version", "Strict-Transport-Security"]) response.removeHeader(name);
@@ -21,6 +21,17 @@ https.createServer = (options, answer) =>
     };
     return answer(request, response);
   });
+  for (const event of ["request", "upgrade"]) server.prependListener(event, forget);
+  return server;
+};
+
+// What a browser says about addresses, hosts and schemes is not true because it says so. The proxy then writes its own
+// X-Forwarded-For. The same list stands in hpchub.hub.peers.
+const FORWARDING =
+  /^(x-forwarded-.*|forwarded|via|x-real-ip|x-scheme|x-url-scheme|x-proxyscheme|front-end-https|x-original-.*|x-rewrite-url|(true|x|x-cluster|cf|fastly)-(client|connecting)-ip)$/;
+function forget(request) {
+  for (const name of Object.keys(request.headers)) if (FORWARDING.test(name)) delete request.headers[name];
+}
 
 // Hub and Labs show a certificate of the node they run on. Left alone, node would hold it against the Host header, which
 // is the site's public name, or whatever a browser sent.

@@ -25,7 +25,7 @@ from hpchub.settings import Ldap
 CA_FILE = "/etc/ssl/certs/test-directory.pem"
 AT_ONCE = 8
 STEP = 30
-HANDLER = SimpleNamespace(request=SimpleNamespace(connection=None))
+HANDLER = SimpleNamespace(request=SimpleNamespace(remote_ip=""))
 
 
 class NoThrottle(Throttle):

@@ -104,11 +104,13 @@ def test_the_journal_has_a_line_for_each_attempt_and_no_secret(
     assert bobs_secret not in journal
 
 
-def guess(context: BrowserContext, user: str, secret: str) -> APIResponse:
-    """Send the login form without a page; gives what the person would read."""
+def guess(context: BrowserContext, user: str, secret: str, claimed: str) -> APIResponse:
+    """Send the login form without a page, from an invented address; gives what the person would read."""
     context.request.get("/hub/login")
     xsrf = next(c["value"] for c in context.cookies() if c["name"] == "_xsrf" and c["path"] == "/hub/")
-    return context.request.post("/hub/login", form={"username": user, "password": secret, "_xsrf": xsrf})
+    form = {"username": user, "password": secret, "_xsrf": xsrf}
+    claims = {"X-Real-Ip": claimed, "X-Forwarded-For": claimed, "Forwarded": f"for={claimed}"}
+    return context.request.post("/hub/login", form=form, headers=claims)
 
 
 def test_whoever_guesses_bobs_code_is_slowed_down_while_alice_signs_in_and_then_bob(
@@ -121,8 +123,9 @@ def test_whoever_guesses_bobs_code_is_slowed_down_while_alice_signs_in_and_then_
     before = int(run("login1", asked))
     answers = []
     while len(answers) < 9 and (not answers or answers[-1].status == 403):  # each pause is twice the one before
-        answers.append(guess(guesser, "bob", "000000000000"))
+        answers.append(guess(guesser, "bob", "000000000000", f"203.0.113.{len(answers)}"))
     assert answers[-1].status == 429
+    assert "203.0.113." not in run("login1", "journalctl --no-pager --output=cat --since=-5min"), "a claim was believed"
     words = re.search(r"Too many failed attempts to sign in. Wait (\d+) seconds?, then try again", answers[-1].text())
     assert words
     assert int(run("login1", asked)) - before == len(answers) - 1, "a throttled attempt reached PAM"

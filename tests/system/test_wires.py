@@ -106,6 +106,14 @@ def test_the_certificate_of_anybodys_lab_opens_no_lab(
     assert not ask(job["node"], f"https://{job['node']}:{port}/user/alice/api", *files).isdigit()
 
 
+def test_a_labs_certificate_opens_on_the_hubs_port_what_a_lab_needs_and_nothing_else(
+    job: dict[str, str], kept: str, ask: Callable[..., str]
+) -> None:
+    files = (f"{kept}/hub-ca.pem", f"{kept}/tls.pem", f"{kept}/tls.key")
+    for path, status in {"api": "200", "api/user": "403", "login": "403", "home": "403", "api/users": "403"}.items():
+        assert ask(job["node"], f"https://login1:8081/hub/{path}", *files) == status, path
+
+
 def test_a_labs_certificate_has_the_name_of_its_node_and_ends_with_its_job(
     job: dict[str, str], kept: str, run: Run
 ) -> None:

@@ -191,11 +191,11 @@ def pem_key(key: ec.EllipticCurvePrivateKey) -> str:
 @pytest.fixture(scope="session")
 def services() -> Authority:
     """Who vouches for hub, proxy and culler."""
-    return Authority.make("services")
+    return Authority.make("hpchub services-ca")
 
 
 @pytest.fixture(scope="session")
 def labs(services: Authority) -> Labs:
     """Who vouches for Labs."""
-    authority = Authority.make("labs")
+    authority = Authority.make("hpchub labs-ca")
     return Labs(pem_key(authority.key), authority.pem, services.pem)

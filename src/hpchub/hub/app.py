@@ -18,7 +18,7 @@ from jupyterhub.utils import catch_db_error, make_ssl_context  # type: ignore[im
 from sqlalchemy.orm import Session
 from traitlets import Unicode
 
-from hpchub.hub import database
+from hpchub.hub import database, peers
 from hpchub.hub.orphans import Known, Reconciler, end_dask, known_to
 from hpchub.hub.spawner import SUBMIT_TIMEOUT, USER_NAME, forget_ended, runtime
 
@@ -46,6 +46,10 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
         self.session_factory = database.factory(self.db.get_bind().engine)
         self.db.close()
         self.db = self.session_factory()
+
+    def init_tornado_application(self) -> None:
+        """As upstream, with an application that knows its peers."""
+        self.tornado_application = peers.Application(self.handlers, **self.tornado_settings)
 
     def init_internal_ssl(self) -> None:
         """Take the hub's key and certificate, and trust our authorities alone."""

@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import json
 import math
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from jupyterhub.auth import Authenticator  # type: ignore[import-untyped]  # ups
 from jupyterhub.handlers.base import BaseHandler  # type: ignore[import-untyped]  # upstream has no types
 from sqlalchemy.orm import object_session
 from tornado import web
-from tornado.http1connection import HTTP1Connection
 from traitlets import Dict, Instance, Integer, Unicode, default
 
 from hpchub.login import handlers
@@ -249,18 +247,8 @@ def end_sessions(user: HubUser) -> None:
 
 
 def client_address(handler: web.RequestHandler) -> str:
-    """The browser's address, "" if there is none.
-
-    tornado believes X-Forwarded-For whoever sends it. The proxy runs on the hub's own host, so the header counts only
-    on a connection from there; a direct connection from elsewhere, such as a compute node, counts as what it is.
-    """
+    """The browser's address as hpchub.hub.peers has found it, "" if there is none."""
     try:
-        http = handler.request.connection
-        if not isinstance(http, HTTP1Connection):
-            return ""
-        connection: socket.socket = http.stream.socket
-        peer, own = connection.getpeername(), connection.getsockname()
-        forwarded = connection.family == socket.AF_UNIX or peer[0] == own[0]
-        return str(ipaddress.ip_address(str(handler.request.remote_ip) if forwarded else peer[0]))
-    except (OSError, ValueError):
+        return str(ipaddress.ip_address(str(handler.request.remote_ip)))
+    except ValueError:
         return ""

@@ -21,7 +21,7 @@ from hpchub.login.base import LoginRefused
 from hpchub.login.ldap import LdapAuthenticator
 from hpchub.settings import Ldap
 
-HANDLER = SimpleNamespace(request=SimpleNamespace(connection=None))
+HANDLER = SimpleNamespace(request=SimpleNamespace(remote_ip=""))
 BIND, SEARCH, EXTENDED = 0x60, 0x63, 0x77
 OK, REFERRAL, INVALID, BUSY, OTHER = 0, 10, 49, 51, 80
 Answer = Callable[[int, int], bytes]
