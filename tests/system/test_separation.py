@@ -264,3 +264,9 @@ def test_the_callback_wants_a_token(visitor: Callable[[], BrowserContext]) -> No
 def test_the_proxys_api_is_not_to_be_had_by_users(host: Callable[[str], Host]) -> None:
     program = 'import socket; s = socket.socket(socket.AF_UNIX); s.connect("/run/hpchub-proxy/api.sock")'
     assert host("login1").run(f"runuser -u alice -- python3 -c '{program}'").rc != 0
+
+
+@pytest.mark.parametrize("name", ["login1", "c1"])
+def test_nothing_that_is_installed_can_be_written_by_everybody(name: str, run: Callable[[str, str], str]) -> None:
+    places = "/opt/hpchub /usr/local/lib/hpchub /usr/local/libexec /etc/hpchub /etc/pam.d /etc/sudoers.d"
+    assert run(name, f"find {places} -perm /o+w ! -type l ! -type s 2>/dev/null || true") == ""

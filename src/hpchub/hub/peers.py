@@ -11,9 +11,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from tornado import httputil, web
+from tornado.http1connection import HTTP1Connection
 
 FORWARDING = re.compile(
     r"x-forwarded-.*|forwarded|via|x-real-ip|x-scheme|x-url-scheme|x-proxyscheme|front-end-https|x-original-.*"
@@ -27,6 +28,9 @@ SERVICES, PROXY = "hpchub services-ca", "hpchub proxy"
 
 LABS_PATHS = re.compile(r"api/?|api/user|api/users/[^/]+/activity|api/oauth2/token|api/hpchub/port")
 """Below the hub's address: is the hub there, who is this user, a sign of life, a visitor's sign-in, the Lab's port."""
+
+LARGEST_BODY_BYTES, BODY_SECONDS = 64 * 1024, 30.0
+"""Of a request to the hub. The largest form has less than 8 KiB; tornado would keep 100 MiB of an upload in memory."""
 
 
 class Peer(Enum):
@@ -76,6 +80,9 @@ class Application(web.Application):
     def find_handler(self, request: httputil.HTTPServerRequest, **kwargs: Any) -> Any:  # noqa: ANN401 - as upstream
         """As upstream, once it is clear who asks; what is not for a Lab is closed to it."""
         peer = self._introduce(request)
+        connection = cast(HTTP1Connection, request.connection)
+        connection.set_max_body_size(LARGEST_BODY_BYTES)
+        connection.set_body_timeout(BODY_SECONDS)
         below = request.path.removeprefix(self.settings["hub"].base_url)
         if peer is Peer.LAB and not LABS_PATHS.fullmatch(below):
             return self.get_handler_delegate(request, Closed)
@@ -84,7 +91,7 @@ class Application(web.Application):
     def _introduce(self, request: httputil.HTTPServerRequest) -> Peer:
         """Set the request's address and scheme from what is known, and take out what anybody has claimed."""
         peer = peer_of(request.get_ssl_certificate() or {})  # type: ignore[arg-type]  # a mapping, as we ask for no bytes
-        context = request.connection.context  # type: ignore[union-attr]  # there while a request is served
+        context: Any = cast(HTTP1Connection, request.connection).context
         forwarded = ",".join(request.headers.get_list("X-Forwarded-For"))
         request.remote_ip = address_of(peer, str(context.address[0]), forwarded)
         request.protocol = "https"

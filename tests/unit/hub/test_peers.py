@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,12 +35,16 @@ class Hub:
     port: int
     directory: Path
 
-    async def ask(self, who: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        """Status and body of what somebody with this certificate gets."""
+    async def connect(self, who: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection with somebody's certificate."""
         context = ssl.create_default_context(cafile=str(self.directory / "trusted.pem"))
         context.check_hostname = False
         context.load_cert_chain(self.directory / f"{who}.pem", self.directory / f"{who}.key")
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
+
+    async def ask(self, who: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+        """Status and body of what somebody with this certificate gets."""
+        reader, writer = await self.connect(who)
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n".encode())
         head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
@@ -100,6 +105,30 @@ async def test_a_labs_certificate_opens_what_a_lab_needs(hub: Hub, path: str) ->
 )  # fmt: skip
 async def test_and_nothing_else(hub: Hub, who: str, path: str) -> None:
     assert (await hub.ask(who, f"/base/hub/{path}"))[0] == 403
+
+
+@pytest.mark.parametrize("lines", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_is_longer_than_any_form_is_not_kept(hub: Hub, lines: str) -> None:
+    chunked = "chunked" in lines
+    reader, writer = await hub.connect("proxy")
+    writer.write(f"POST /base/hub/login HTTP/1.1\r\nHost: x\r\n{lines}\r\n\r\n".encode())
+    part = b"x" * 60_000
+    if chunked:
+        writer.write(b"ea60\r\n" + part + b"\r\n" + b"ea60\r\n" + part + b"\r\n")
+    answer = b""
+    with suppress(ConnectionResetError):
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 ") or not answer
+    assert b"https" not in answer, "a handler saw it"
+
+
+async def test_a_body_that_does_not_come_is_not_awaited_for_long(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "BODY_SECONDS", 0.2)
+    reader, writer = await hub.connect("proxy")
+    writer.write(b"POST /base/hub/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
 
 
 async def test_services_reach_the_api_and_the_proxy_all_that_browsers_ask_for(hub: Hub) -> None:
