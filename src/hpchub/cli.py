@@ -63,11 +63,11 @@ def _dask(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _hub(site_file: Path) -> None:
     """JupyterHub in this process, with our configuration."""
-    from hpchub.hub.app import JupyterHub
+    from hpchub.hub.app import CONFIG_FILE, JupyterHub
 
     load(site_file)
     os.environ["HPCHUB_SITE_FILE"] = str(site_file)
-    JupyterHub.launch_instance(["--config", str(Path(__file__).with_name("jupyterhub_config.py"))])
+    JupyterHub.launch_instance(["--config", str(CONFIG_FILE)])
 
 
 def _cull(site_file: Path) -> None:

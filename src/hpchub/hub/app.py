@@ -24,6 +24,7 @@ from hpchub.hub.spawner import SUBMIT_TIMEOUT, USER_NAME, forget_ended, runtime
 
 database.patient(User)
 
+CONFIG_FILE = Path(__file__).with_name("jupyterhub_config.py")
 ACTIVITY_SECONDS = 300.0
 """How often the proxy's word about activity is taken over; Labs report theirs as often."""
 

@@ -12,7 +12,7 @@ from jupyterhub import orm
 from jupyterhub.user import UserDict
 from sqlalchemy import event
 
-from hpchub.hub.app import JupyterHub
+from hpchub.hub.app import CONFIG_FILE, JupyterHub
 
 EARLY, LATE = "2026-01-01T10:00:00.000Z", "2026-01-01T13:00:00.000+01:00"
 
@@ -66,3 +66,7 @@ async def test_routes_are_checked_each_time_and_the_database_is_asked_nothing_fo
         await hub.update_last_activity()
     assert len(hub.proxy.checked) == 4
     assert asked == []
+
+
+def test_the_configuration_that_the_hub_is_started_with_is_there() -> None:
+    assert "configure(" in CONFIG_FILE.read_text()
