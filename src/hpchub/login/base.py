@@ -51,11 +51,11 @@ DENIED = (
 )
 NOTICES: dict[str, tuple[int, str]] = {
     "denied": (403, DENIED),
-    "locked": (403, "This account is locked, or it may not use this service at present."),
+    "locked": (403, "This account is locked, or it may not use this service at the moment."),
     "expired": (403, "This account is locked or has expired."),  # a lock by expiry date looks the same to PAM
     "new_pin": (
         403,
-        "A new PIN or a further step is needed, which this page cannot do. Sign in by SSH once, then here.",
+        "A new PIN or a further step is needed, which this page does not offer. Sign in by SSH once, then here.",
     ),
     "unavailable": (
         503,
@@ -66,7 +66,7 @@ THROTTLED = (
     "Too many failed attempts to sign in. Wait {}, then try again. "
     "Your account is not locked, and signing in by SSH is not affected."
 )
-CONSENT = "To sign in, agree to the terms by ticking the box. Nothing was checked, and your code is still good."
+CONSENT = "Please agree to the terms first: tick the box. Your code has not been used."
 
 
 class LoginRefused(web.HTTPError):

@@ -172,7 +172,7 @@ async def test_whoever_does_not_agree_to_the_terms_is_asked_nothing_else_and_los
             for _ in range(6):  # more than the throttle bears
                 error = await refusal(authenticator, **form)
                 assert error.status_code == 403
-                assert "ticking the box" in error.jupyterhub_message
+                assert "tick the box" in error.jupyterhub_message
         assert seen == []
         form = {"username": "alice", "password": "12345678", "consent": "yes"}
         assert (await authenticator.get_authenticated_user(HANDLER, form))["name"] == "alice"
