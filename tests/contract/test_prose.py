@@ -63,8 +63,8 @@ def said() -> str:
                 if isinstance(node, ast.JoinedStr):
                     parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
                     texts.append("".join(str(part) for part in parts))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    texts.append(node.value)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+                    texts.append(node.value if isinstance(node.value, str) else node.value.decode("utf-8", "replace"))
     return "\n".join(texts)
 
 
@@ -96,12 +96,3 @@ def test_every_variable_with_a_unit_in_its_name_states_it_in_its_description(spe
     ]
 
     assert silent == []
-
-
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
-def test_every_room_of_the_package_is_on_the_map(page: str) -> None:
-    rooms = {Path(name).parent.relative_to("src/hpchub").as_posix() for name in TRACKED if name.endswith("__init__.py")
-             and name.startswith("src/hpchub/")} - {"."}  # fmt: skip
-    text = (ROOT / page).read_text()
-
-    assert [room for room in sorted(rooms) if f"`{room}" not in text] == []

@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 
 from hpchub.hub import spawner as _metrics_of_the_spawner  # noqa: F401 - registers them
 from hpchub.scheduler import JobState, Phase, Place, SchedulerUnavailable
-from hpchub.scheduler.watcher import BURST, COMMANDS_PER_MINUTE, URGENT_BURST, SOONEST, Bucket, Watcher
+from hpchub.scheduler.watcher import BURST, COMMANDS_PER_MINUTE, SOONEST, URGENT_BURST, Bucket, Watcher
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler
