@@ -39,7 +39,7 @@ FRESH_SECONDS = 10.0
 ACCOUNT_SECONDS = 10.0
 """How long a page waits for the helper's word about an account, which needs nobody's thumb on a phone."""
 GRACE_SECONDS = 30 * 60.0
-"""How long a session goes on while nobody can say whether its account is good."""
+"""How long a sign-in stays valid while nobody can say whether its account is good."""
 ATTEMPTS_AT_ONCE = 128
 CHECKS_AT_ONCE = 32
 """Processes of the helper that run at once; whoever comes then waits. The socket refuses what is more than both."""
@@ -199,7 +199,7 @@ class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no 
             standing.good_at = now
         if result != standing.result:
             minutes = (standing.good_at + GRACE_SECONDS - now) / 60
-            grace = f"; the session goes on for {max(minutes, 0):.0f} minutes" if result == "unavailable" else ""
+            grace = f"; the sign-in stays valid for {max(minutes, 0):.0f} minutes" if result == "unavailable" else ""
             self.log.warning("The account of %r is %s, it was %s%s", user.name, result, standing.result, grace)
         standing.result = result
         if result in ENDED:

@@ -301,7 +301,7 @@ async def test_a_change_is_logged_with_its_reason_and_once(tmp_path: Path, caplo
         await authenticator.refresh_user(Person())
         clock.now += base.CHECK_SECONDS
     changes = [line for line in caplog.messages if line.startswith("The account of")]
-    assert changes == ["The account of 'alice' is unavailable, it was ok; the session goes on for 30 minutes"]
+    assert changes == ["The account of 'alice' is unavailable, it was ok; the sign-in stays valid for 30 minutes"]
 
 
 def test_a_disabled_account_is_out_of_the_hub_and_its_labs_within_five_minutes() -> None:
