@@ -1,4 +1,4 @@
-"""`hpchub VERB`: what people and units run."""
+"""The command `hpchub VERB`, for users, administrators and systemd units."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from hpchub.settings import SITE_FILE, SettingsError, load
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 1 with sentences on standard error."""
-    parser = argparse.ArgumentParser(prog="hpchub", description="The door to interactive supercomputing.")
+    parser = argparse.ArgumentParser(
+        prog="hpchub",
+        description="Interactive supercomputing through JupyterHub: the service's and the users' commands.",
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    check = verbs.add_parser("check", help="say what is wrong with a site.yml")
+    check = verbs.add_parser("check", help="check a site.yml and list its errors")
     check.add_argument("file", type=Path)
-    cull = verbs.add_parser("cull", help="stop idle servers, for ever (hpchub-culler.service)")
+    cull = verbs.add_parser("cull", help="run the service that stops idle servers (hpchub-culler.service)")
     cull.add_argument("--site", type=Path, default=SITE_FILE)
     hub = verbs.add_parser("hub", help="run the hub (hpchub.service)")
     hub.add_argument("--site", type=Path, default=SITE_FILE)
-    batch = verbs.add_parser("batch", help="run a notebook as a batch job with Dask workers, and keep what it gives")
+    batch = verbs.add_parser("batch", help="run a notebook as a batch job with Dask workers, and save its results")
     add_arguments(batch)
     if find_spec("distributed"):  # a Lab's environment, not the hub's
         _dask(verbs)
@@ -50,15 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dask(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """What people run in a terminal of their Lab, or by ssh."""
-    verb = verbs.add_parser("dask", help="what Dask is set to, why workers do not come, more workers or fewer")
+    verb = verbs.add_parser("dask", help="inspect the Dask configuration, explain missing workers, scale a cluster")
     verb.set_defaults(action="config", key="")
     actions = verb.add_subparsers(dest="action")
-    config = actions.add_parser("config", help="each value, and which file or variable it came from (the default)")
-    config.add_argument("key", nargs="?", default="", help="show what begins with this, Dask's own defaults too")
-    actions.add_parser("why", help="why workers of your running clusters do not come")
-    scale = actions.add_parser("scale", help="N workers, or adaptive between MIN and MAX")
-    scale.add_argument("workers", nargs="+", type=int, metavar="N", help="how many, or the least and the most")
-    scale.add_argument("--cluster", default="", help="the scheduler's address, if you have several clusters")
+    config = actions.add_parser(
+        "config", help="list each setting with the file or variable that it comes from (the default action)"
+    )
+    config.add_argument(
+        "key", nargs="?", default="", help="list the settings that begin with KEY, Dask's own defaults too"
+    )
+    actions.add_parser("why", help="explain why workers of your running clusters are missing")
+    scale = actions.add_parser("scale", help="set N workers, or adaptive scaling between MIN and MAX")
+    scale.add_argument(
+        "workers", nargs="+", type=int, metavar="N", help="the number of workers, or the minimum and the maximum"
+    )
+    scale.add_argument("--cluster", default="", help="the address of the Dask scheduler, if you have several clusters")
 
 
 def _hub(site_file: Path) -> None:

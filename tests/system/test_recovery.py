@@ -567,7 +567,7 @@ def test_who_waits_is_told_when_the_job_starts_and_is_asked_for_leave_only_by_a_
     resume()
     page.wait_for_url("**/user/bob/lab**", timeout=90_000)
     (message,) = [what for what in noted if isinstance(what, dict)]
-    assert re.fullmatch("Your session on .+ is starting", message["title"])
+    assert re.fullmatch("Your Lab session on .+ is starting", message["title"])
     assert re.fullmatch(r"Your job runs on c[12]; JupyterLab is starting\.", message["body"])
     assert message["tag"] == f"hpchub-{number}"
     heads = [what for what in noted if isinstance(what, list)]

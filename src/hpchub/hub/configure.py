@@ -87,7 +87,7 @@ def cookie_options(site: Site) -> dict[str, object]:
 
 
 def proxy(c: Config, site: Site, token: str) -> None:
-    """A proxy that is a service of its own: a restart of the hub costs nobody a session."""
+    """A proxy that is a service of its own: Labs survive a restart of the hub."""
     c.JupyterHub.cleanup_proxy = False
     c.JupyterHub.cleanup_servers = False
     c.ConfigurableHTTPProxy.should_start = False

@@ -1,4 +1,4 @@
-"""The hub's database in a bad moment: another program holds it, or its disk is full.
+"""Surviving a locked or full SQLite database: another program holds the hub's database, or its disk is full.
 
 JupyterHub writes to one SQLite file, in one session for everybody, in the thread that answers everybody. There a lock
 makes the whole hub wait; a commit that failed leaves the session useless; and a server whose end could not be written

@@ -39,7 +39,7 @@ FRESH_SECONDS = 10.0
 ACCOUNT_SECONDS = 10.0
 """How long a page waits for the helper's word about an account, which needs nobody's thumb on a phone."""
 GRACE_SECONDS = 30 * 60.0
-"""How long a session goes on while nobody can say whether its account is good."""
+"""How long a sign-in stays valid while nobody can say whether its account is good."""
 ATTEMPTS_AT_ONCE = 128
 CHECKS_AT_ONCE = 32
 """Processes of the helper that run at once; whoever comes then waits. The socket refuses what is more than both."""
@@ -51,11 +51,11 @@ DENIED = (
 )
 NOTICES: dict[str, tuple[int, str]] = {
     "denied": (403, DENIED),
-    "locked": (403, "This account is locked, or it may not use this service at present."),
+    "locked": (403, "This account is locked, or it may not use this service at the moment."),
     "expired": (403, "This account is locked or has expired."),  # a lock by expiry date looks the same to PAM
     "new_pin": (
         403,
-        "A new PIN or a further step is needed, which this page cannot do. Sign in by SSH once, then here.",
+        "A new PIN or a further step is needed, which this page does not offer. Sign in by SSH once, then here.",
     ),
     "unavailable": (
         503,
@@ -66,7 +66,7 @@ THROTTLED = (
     "Too many failed attempts to sign in. Wait {}, then try again. "
     "Your account is not locked, and signing in by SSH is not affected."
 )
-CONSENT = "To sign in, agree to the terms by ticking the box. Nothing was checked, and your code is still good."
+CONSENT = "Please agree to the terms first: tick the box. Your code has not been used."
 
 
 class LoginRefused(web.HTTPError):
@@ -199,7 +199,7 @@ class HpcAuthenticator(Authenticator):  # type: ignore[misc]  # upstream has no 
             standing.good_at = now
         if result != standing.result:
             minutes = (standing.good_at + GRACE_SECONDS - now) / 60
-            grace = f"; the session goes on for {max(minutes, 0):.0f} minutes" if result == "unavailable" else ""
+            grace = f"; the sign-in stays valid for {max(minutes, 0):.0f} minutes" if result == "unavailable" else ""
             self.log.warning("The account of %r is %s, it was %s%s", user.name, result, standing.result, grace)
         standing.result = result
         if result in ENDED:

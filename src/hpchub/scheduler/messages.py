@@ -1,4 +1,4 @@
-"""What batch systems say, in plain words. Whatever stands in no table here is shown as it is."""
+"""Messages: what batch systems say, as sentences for users. What is in no table here is shown unchanged."""
 
 from __future__ import annotations
 
@@ -7,59 +7,59 @@ from collections.abc import Mapping
 
 # `man squeue`, JOB REASON CODES; src/common/job_state_reason.c of 22.05 to 25.11. Limits are in _SLURM_LIMIT.
 SLURM_REASONS: Mapping[str, str] = {
-    "None": "The scheduler has not looked at it yet.",
-    "Priority": "Other jobs are ahead of it in the queue.",
-    "Resources": "It is next in line and waits for free nodes.",
-    "SchedDefer": "The scheduler looks at it in its next round.",
-    "Dependency": "It waits for another job.",
-    "DependencyNeverSatisfied": "It waits for a job that failed, so it can never start; stop it and start again.",
+    "None": "The scheduler has not considered this job yet.",
+    "Priority": "Other jobs are ahead in the queue.",
+    "Resources": "Next in the queue; waiting for free nodes.",
+    "SchedDefer": "Waiting for the next scheduling cycle.",
+    "Dependency": "Waiting for another job to end.",
+    "DependencyNeverSatisfied": "The job depends on a job that failed, so it can never start. Stop it and start again.",
     "BeginTime": "Its earliest start has not come yet.",
-    "DeadLine": "It cannot end before its deadline; stop it and start again.",
-    "JobHeldAdmin": "An administrator holds it back.",
-    "JobHeldUser": "You hold it back; release it with scontrol release.",
-    "JobHoldMaxRequeue": "It was requeued too often and is held back; stop it and start again.",
-    "JobArrayTaskLimit": "Other jobs of its array come first.",
-    "JobLaunchFailure": "Its node could not start it. Start again; it will get another node.",
-    "Licenses": "It waits for a licence.",
-    "PartitionConfig": "The queue cannot take it as it is; stop it and choose another queue.",
+    "DeadLine": "The job cannot end before its deadline. Stop it and start again.",
+    "JobHeldAdmin": "An administrator has put this job on hold.",
+    "JobHeldUser": "You put this job on hold. Release it: scontrol release JOBID.",
+    "JobHoldMaxRequeue": "The job was requeued too often and is on hold. Stop it and start again.",
+    "JobArrayTaskLimit": "The limit of running jobs of this array is reached.",
+    "JobLaunchFailure": "The node could not start the job. Start again; it will get another node.",
+    "Licenses": "Waiting for a licence.",
+    "PartitionConfig": "The job does not fit this queue. Stop it and choose another queue.",
     "PartitionDown": "The queue is closed at the moment.",
     "PartitionInactive": "The queue is not taking jobs at the moment.",
-    "PartitionNodeLimit": "It asks for more nodes than the queue gives; stop it and ask for less.",
-    "PartitionTimeLimit": "It asks for more time than the queue gives; stop it and ask for less.",
-    "ReqNodeNotAvail": "The nodes it needs are reserved or down; a maintenance may be near.",
-    "NodeDown": "A node it needs is down.",
-    "FrontEndDown": "A node it needs is down.",
-    "MaxPoweredUpNodes": "As many nodes are switched on as may be; it waits for one of them.",
+    "PartitionNodeLimit": "The job asks for more nodes than the queue allows. Stop it and ask for less.",
+    "PartitionTimeLimit": "The job asks for more wall time than the queue allows. Stop it and ask for less.",
+    "ReqNodeNotAvail": "The nodes for this job are reserved or down; a maintenance may be near.",
+    "NodeDown": "A node for this job is down.",
+    "FrontEndDown": "A node for this job is down.",
+    "MaxPoweredUpNodes": "The maximum number of powered-up nodes is reached; waiting for a node.",
     "PowerNotAvail": "There is not enough power for more nodes at the moment.",
-    "PowerReserved": "The power for its nodes is reserved for others at the moment.",
-    "Reservation": "It waits for its reservation to begin.",
-    "ReservationDeleted": "Its reservation was deleted; stop it and choose again.",
-    "ReservationInvalid": "Its reservation cannot be used for this; stop it and choose again.",
-    "InvalidAccount": "The project is not valid any more; stop it and choose another.",
-    "AccountNotAllowed": "The project may not use this queue; stop it and choose another queue or project.",
-    "InvalidQOS": "The quality of service is not valid any more; stop it and choose again.",
-    "QOSNotAllowed": "The project's quality of service may not use this queue; stop it and choose another queue.",
-    "AccountingPolicy": "A limit of your project holds it back.",
-    "AssociationJobLimit": "Your project has as many jobs as it may have.",
-    "AssociationResourceLimit": "Your project uses as much as it may use.",
-    "AssociationTimeLimit": "Your project has used as much time as it may use.",
-    "QOSJobLimit": "There are as many jobs of this kind as there may be.",
-    "QOSResourceLimit": "Jobs of this kind use as much as they may use.",
-    "QOSTimeLimit": "Jobs of this kind have used as much time as they may use.",
-    "QOSUsageThreshold": "Your project has used too much lately for this quality of service.",
-    "MaxMemPerLimit": "It asks for more memory per core or node than may be; stop it and ask for less.",
-    "BadConstraints": "No node has what it asks for; stop it and ask for less.",
-    "Constraints": "No node that is free has what it asks for.",
-    "Cleaning": "It is being cleaned up after a restart.",
-    "Prolog": "Its node is being prepared.",
-    "NvidiaImexChannels": "It waits for a channel between GPUs.",
-    "MpiPortsBusy": "It waits for network ports of its nodes.",
-    "FedJobLock": "Several clusters agree on who runs it.",
-    "BlockFreeAction": "Its nodes are being made free.",
-    "BlockMaxError": "Its nodes fail too often.",
-    "BurstBufferResources": "It waits for room in the burst buffer.",
-    "BurstBufferStageIn": "Its data are being copied to the burst buffer.",
-    "BurstBufferOperation": "The burst buffer failed; stop it and start again.",
+    "PowerReserved": "The power for more nodes is reserved for other jobs at the moment.",
+    "Reservation": "Waiting for the reservation to begin.",
+    "ReservationDeleted": "The reservation was deleted. Stop the job and choose again.",
+    "ReservationInvalid": "This job cannot use its reservation. Stop it and choose again.",
+    "InvalidAccount": "The project is no longer valid. Stop the job and choose another project.",
+    "AccountNotAllowed": "The project may not use this queue. Stop the job and choose another queue or project.",
+    "InvalidQOS": "The quality of service (QOS) is no longer valid. Stop the job and choose again.",
+    "QOSNotAllowed": "The project's QOS may not use this queue. Stop the job and choose another queue.",
+    "AccountingPolicy": "A limit of your project is reached.",
+    "AssociationJobLimit": "Your project has reached its limit of jobs.",
+    "AssociationResourceLimit": "Your project has reached its limit of resources.",
+    "AssociationTimeLimit": "Your project has used up its time.",
+    "QOSJobLimit": "The limit of jobs of this quality of service (QOS) is reached.",
+    "QOSResourceLimit": "The limit of this quality of service (QOS) is reached.",
+    "QOSTimeLimit": "The time of this quality of service (QOS) is used up.",
+    "QOSUsageThreshold": "Your project has used too much recently for this quality of service (QOS).",
+    "MaxMemPerLimit": "The job asks for more memory per core or node than is allowed. Stop it and ask for less.",
+    "BadConstraints": "No node has what the job asks for. Stop it and ask for less.",
+    "Constraints": "No free node has what the job asks for.",
+    "Cleaning": "The job is being cleaned up after a requeue.",
+    "Prolog": "The node is being prepared.",
+    "NvidiaImexChannels": "Waiting for a channel between GPUs.",
+    "MpiPortsBusy": "Waiting for free network ports on the nodes.",
+    "FedJobLock": "The clusters of the federation are deciding which of them runs the job.",
+    "BlockFreeAction": "The nodes are being freed.",
+    "BlockMaxError": "The nodes fail too often.",
+    "BurstBufferResources": "Waiting for space in the burst buffer.",
+    "BurstBufferStageIn": "Data are being copied to the burst buffer.",
+    "BurstBufferOperation": "The burst buffer failed. Stop the job and start again.",
     "SystemFailure": "The scheduler or the file system failed.",
     "NonZeroExitCode": "It ended with an error.",
     "RaisedSignal": "It was killed.",
@@ -71,10 +71,10 @@ SLURM_REASONS: Mapping[str, str] = {
 # Slurm puts a text of its own in a reason's place at times (state_desc in src/slurmctld, 22.05 to 25.11).
 SLURM_TEXTS: Mapping[str, str] = {
     r"Nodes required for job are DOWN": SLURM_REASONS["ReqNodeNotAvail"],
-    r"Reservation .* has ended": "Its reservation has ended; stop it and choose again.",
-    r"job requeued in held state": "It was requeued and is held back; stop it and start again.",
-    r"Job is at or exceeds association": "Your project has used as much time as it may use.",
-    r"Job is at or exceeds QOS": "Jobs of this kind have used as much time as they may use.",
+    r"Reservation .* has ended": "The reservation has ended. Stop the job and choose again.",
+    r"job requeued in held state": "The job was requeued and is on hold. Stop it and start again.",
+    r"Job is at or exceeds association": "Your project has used up its time.",
+    r"Job is at or exceeds QOS": "The time of this quality of service (QOS) is used up.",
     r"Burst buffer": SLURM_REASONS["BurstBufferOperation"],
 }
 
@@ -85,80 +85,84 @@ _SLURM_LIMIT = re.compile(
     r"(?P<run>Run)?(?P<time>Minutes|Mins)?(?P<each>PerJob|PerNode|PerUser|PerAccount)?(?:Limit|NotSatisfied)?"
 )
 _THINGS: Mapping[str, str] = {
-    "BB": "room in the burst buffer", "Billing": "billing units", "CPU": "cores", "Cpu": "cores", "Energy": "energy",
+    "BB": "space in the burst buffer", "Billing": "billing units", "CPU": "cores", "Cpu": "cores", "Energy": "energy",
     "GRES": "GPUs", "License": "licences", "Mem": "memory", "Memory": "memory", "Node": "nodes",
-    "Unknown": "of something", "Wall": "wall time", "WallDuration": "wall time",
+    "Unknown": "resources of some kind", "Wall": "wall time", "WallDuration": "wall time",
 }  # fmt: skip
 
 # What PBS writes into a job's comment after "Not Running: " (pbs_sched's table fctt and the server, 20.0 to 23.06).
 PBS_REASONS: Mapping[str, str] = {
     r"Not enough (free|of the right type of) nodes|No available resources on nodes|Too few free resources|Nodes not": (
-        "It waits for free nodes."
+        "Waiting for free nodes."
     ),
-    r"Insufficient amount of (queue|server) resource": "Others use all that this queue may give; it waits for them.",
+    r"Insufficient amount of (queue|server) resource": (
+        "Other jobs use all that this queue may give; waiting for them to end."
+    ),
     r"Insufficient amount of resource|.* set .* has too few free resources|Can't preempt enough": (
-        "It waits for free nodes."
+        "Waiting for free nodes."
     ),
-    r".* is requesting an exclusive node|Node has reached .* run limit|Load is above": "It waits for free nodes.",
+    r".* is requesting an exclusive node|Node has reached .* run limit|Load is above": "Waiting for free nodes.",
     r"Job would (interfere with a top job|conflict with reservation or top job|break strict)|Draining system|"
-    r"Job is under job_sort|Provisioning for job would": "Other jobs are ahead of it in the queue.",
-    r"Job would interfere with a confirmed|Provision conflict": "It waits for a reservation to end.",
+    r"Job is under job_sort|Provisioning for job would": "Other jobs are ahead in the queue.",
+    r"Job would interfere with a confirmed|Provision conflict": "Waiting for a reservation to end.",
     r"Dedicated time conflict|Job would cross dedicated": (
-        "It would not end before the next maintenance; wait until that is over, or stop it and ask for less time."
+        "The job would not end before the next maintenance. Wait until that is over, or stop it and ask for less time."
     ),
-    r"Job will (run in|cross into)": "It waits for the hours in which this queue runs jobs.",
+    r"Job will (run in|cross into)": "Waiting for the hours in which this queue runs jobs.",
     r"(User has reached|(Queue .*|Server) (job limit reached for user|per-user limit)|would exceed user)": (
-        "You use as much, or have as many running jobs, as you may."
+        "You have reached your limit of running jobs or of resources."
     ),
     r"((Group|Project) has reached|(Queue .*|Server) (job limit reached for|per-group|per-project)|would exceed (group"
     r"|project)|Job (would exceed mission|exceeds total mission))": (
-        "Your project uses as much, or has as many running jobs, as it may."
+        "Your project has reached its limit of running jobs or of resources."
     ),
     r"(Queue|Server) .*job limit has been|would exceed overall|Number of concurrent|Max number of small": (
-        "This queue has as many running jobs as it may have."
+        "This queue has reached its limit of running jobs."
     ),
     r"Job has zero shares": "Your project has no share of this machine.",
     r"Queue not (started|an execution)": "The queue is closed at the moment.",
     r"Not enough total nodes|can't fit in the largest|Node (can't sat|ineligible because|is of an inel)|Specified ": (
-        "No node has what it asks for; stop it and ask for less."
+        "No node has what the job asks for. Stop it and ask for less."
     ),
-    r"Node (is in an ineligible state|not eligible for|has no PBS license)": "The nodes it needs are down or reserved.",
-    r"Cannot provision": "Its node cannot be prepared; stop it and choose another queue.",
+    r"Node (is in an ineligible state|not eligible for|has no PBS license)": (
+        "The nodes for this job are down or reserved."
+    ),
+    r"Cannot provision": "The node cannot be prepared. Stop the job and choose another queue.",
     r"Internal Scheduling Error|Invalid Job/Resv|PBS Error|Job not in queued": (
-        "The scheduler has trouble with it and tries again."
+        "The scheduler has a problem with this job and will try again."
     ),
 }
 # Comments that do not begin so, at any time of a job's life.
 PBS_COMMENTS: Mapping[str, str] = {
-    r"Job held by (\S+) on": "{1} holds it back; release it with qrls.",
-    r"job held, too many failed": "Several nodes could not start it, so it is held back; stop it and start again.",
-    r"[Jj]ob held": "It is held back; stop it and start again.",
+    r"Job held by (\S+) on": "{1} has put this job on hold. Release it: qrls JOBID.",
+    r"job held, too many failed": "Several nodes could not start the job, so it is on hold. Stop it and start again.",
+    r"[Jj]ob held": "The job is on hold. Stop it and start again.",
     r"Job (run|was sent|started)|Job Array Began": "",
 }
 
 _AGAIN = "The scheduler does not answer at the moment. Please try again in a few minutes."
 _LESS = "No node of this queue has what you ask for. Ask for less, or choose another queue."
-_PROJECT = "This project may not use this queue, or is not valid any more. Choose another project or queue."
+_PROJECT = "This project may not use this queue, or is no longer valid. Choose another project or queue."
 _LIMIT = "You or your project have reached a limit of this queue. Stop a job that you do not need, or ask for less."
 _QUEUE = "You may not use this queue, or it takes no jobs at the moment. Choose another queue."
 _RESERVATION = "You cannot use this reservation now. Choose none, or another one."
 _ACCOUNT = "The scheduler does not know your account, or it may not run jobs. Please ask {support}."
-_BROKEN = "The scheduler cannot take jobs because of a defect of its own. Please tell {support}."
+_BROKEN = "The scheduler has an internal error and cannot take jobs. Please tell {support}."
 
 # Messages of sbatch (slurm_errno.c) and qsub (pbs_messages.c): what to do. The first that fits counts.
 REFUSALS: Mapping[str, str] = {
     r"submissions disabled|maintenance reservation|Server shutting down": (
-        "The cluster takes no jobs at the moment, as during a maintenance. Please try again later."
+        "The cluster takes no jobs at the moment, for example during a maintenance. Please try again later."
     ),
     r"Unable to contact slurm|Socket timed out|[Cc]ommunication connection failure|standby|Zero Bytes|try again|"
     r"Resource temporarily unavailable|cannot connect to server|Connection refused|No free connections|"
     r"did not answer within|Unable to connect to database": _AGAIN,
     r"Invalid account|Invalid or unknown association|Invalid Account": _PROJECT,
     r"[Ii]nvalid qos|QOS usage threshold": (
-        "The project's quality of service is not accepted here. Choose another queue or project."
+        "The project's quality of service (QOS) is not accepted here. Choose another queue or project."
     ),
     r"violates accounting/QOS|Maximum number of jobs|would exceed .*limit|Job violates queue": _LIMIT,
-    r"time limit is invalid|Time limit specification": "This queue does not give that much time. Ask for less.",
+    r"time limit is invalid|Time limit specification": "This queue does not allow so long a wall time. Ask for less.",
     r"[Rr]eservation": _RESERVATION,
     r"Invalid partition name|group not permitted|partition not available|Partition in DOWN|Access/permission denied|"
     r"Unknown queue|Queue is not enabled|Access to queue is denied|Unauthorized Request|by all possible": _QUEUE,
@@ -204,7 +208,8 @@ def slurm_reason(reason: str) -> str:
     """A reason of squeue (%r) as a sentence; "" for none."""
     if reason.startswith("ReqNodeNotAvail") and "maintenance" in reason:
         return (
-            "It would not end before the next maintenance; wait until that is over, or stop it and ask for less time."
+            "The job would not end before the next maintenance. "
+            "Wait until that is over, or stop it and ask for less time."
         )
     # an unavailable node comes with a list: ReqNodeNotAvail, UnavailableNodes:c[1-2]
     word = re.split(r"[\s,(]", reason, maxsplit=1)[0]
@@ -216,26 +221,23 @@ def slurm_reason(reason: str) -> str:
 def _limit(found: re.Match[str]) -> str:
     thing, each = found["what"], found["each"]
     if found["kind"] == "Min":
-        return f"It asks for fewer {_THINGS[thing]} than this queue wants; stop it and ask for more."
-    who, may = "All jobs of this kind together", "they may"
-    if found["owner"] == "Assoc" or each == "PerAccount":
-        who, may = "Your project", "it may"
-    if each == "PerUser" or (found["owner"] == "Assoc" and found["kind"] == "Max"):
-        who, may = "You", "you may"
-    has, uses = ("has", "uses") if who == "Your project" else ("have", "use")
-    if thing.startswith("Submit"):
-        return f"{who} {has} as many jobs as {may} have."
-    if thing == "Jobs":
-        return f"{who} {has} as many running jobs as {may} have."
+        return f"The job asks for fewer {_THINGS[thing]} than this queue requires. Stop it and ask for more."
     if each in ("PerJob", "PerNode"):
-        return f"It asks for more {_THINGS[thing]} than one job may have; stop it and ask for less."
+        return f"The job asks for more {_THINGS[thing]} than one job may have. Stop it and ask for less."
+    who, its = "All jobs of this quality of service (QOS) together have", "their"
+    if found["owner"] == "Assoc" or each == "PerAccount":
+        who, its = "Your project has", "its"
+    if each == "PerUser" or (found["owner"] == "Assoc" and found["kind"] == "Max"):
+        who, its = "You have", "your"
+    if thing.startswith("Submit"):
+        return f"{who} reached {its} limit of jobs."
+    if thing == "Jobs":
+        return f"{who} reached {its} limit of running jobs."
     if found["run"]:
-        return f"Running jobs may use up the rest of the allocation of {_THINGS[thing]}; it waits for them to end."
+        return f"Running jobs may use up the rest of the allocation of {_THINGS[thing]}; waiting for them to end."
     if found["time"] or thing == "Wall":
-        return f"{who} {has} used up the allocation of {_THINGS[thing]}."
-    return f"{who} {uses} as much {_THINGS[thing]} as {may} use." if thing in ("Mem", "Memory", "Energy", "BB") else (
-        f"{who} {uses} as many {_THINGS[thing]} as {may} use."
-    )  # fmt: skip
+        return f"{who} used up {its} allocation of {_THINGS[thing]}."
+    return f"{who} reached {its} limit of {_THINGS[thing]}."
 
 
 def pbs_reason(comment: str) -> str:
@@ -246,7 +248,7 @@ def pbs_reason(comment: str) -> str:
         return as_it_is(comment) if words is None else words
     words = _first(PBS_REASONS, text)
     if prefix == "Can Never Run":
-        return "It can never start as it is; stop it and ask for less." + (f" {as_it_is(text)}" if text else "")
+        return "The job can never start as it is. Stop it and ask for less." + (f" {as_it_is(text)}" if text else "")
     return words or as_it_is(text)
 
 
@@ -256,9 +258,8 @@ def refusal(message: str, support: str) -> str:
     word = next((word for word in re.findall(r"[A-Za-z]+", own) if _SLURM_LIMIT.fullmatch(word)), "")
     words = slurm_reason(word) if word else _first(REFUSALS, message, anywhere=True)
     if not words:
-        return (
-            f"The scheduler refused the job: {own or 'no reason given'}. If you cannot help it, please ask {support}."
-        )
+        given = own or "no reason given"
+        return f"The scheduler refused the job: {given}. If you cannot solve this, please ask {support}."
     return f"{words.replace('{support}', support)} The scheduler said: {own}."
 
 

@@ -35,8 +35,8 @@ SOONEST, SOONEST_URGENT = 2.0, 0.5
 """Seconds that always lie between two polls, and between two if a server is up and waits to be known."""
 COMMANDS_PER_MINUTE = 8.0
 BURST = 2.0
-DEBT = 2.0
-"""In no minute more than 8 + 2 + 2 commands; the debt is for a server that has reported its port and waits."""
+URGENT_BURST = 2.0
+"""At most 8 + 2 + 2 commands in any minute; the last two are for a server that has reported its port and waits."""
 LONGEST_BACK_OFF = 60.0
 LOCATE_SECONDS = 60.0
 """Between two questions about places in the queues."""
@@ -167,7 +167,7 @@ class Watcher:
         await _wait(self._wake, due - self._clock())
         while True:
             self._wake.clear()
-            tokens = self._bucket.wait(DEBT if self._urgent else 0.0)
+            tokens = self._bucket.wait(URGENT_BURST if self._urgent else 0.0)
             gap = SOONEST_URGENT if self._urgent and not self._failures else soonest
             rest = max(self._last_poll + gap - self._clock(), tokens)
             if rest <= 0:

@@ -171,4 +171,4 @@ async def test_where_an_array_is_refused_as_many_jobs_start_as_the_limit_lets(sl
     assert [job.job_id for job in jobs] == ["102", "103", None, None, None, None]
     assert len([line for line in slurm() if "sbatch" in line]) == 4  # the array, two that pass, one that does not
     assert {str(result) for result in results[2:]} == {jobs[5].refused}
-    assert jobs[5].refused.startswith("You have as many jobs as you may have.")
+    assert jobs[5].refused.startswith("You have reached your limit of jobs.")

@@ -172,7 +172,7 @@ async def test_whoever_does_not_agree_to_the_terms_is_asked_nothing_else_and_los
             for _ in range(6):  # more than the throttle bears
                 error = await refusal(authenticator, **form)
                 assert error.status_code == 403
-                assert "ticking the box" in error.jupyterhub_message
+                assert "tick the box" in error.jupyterhub_message
         assert seen == []
         form = {"username": "alice", "password": "12345678", "consent": "yes"}
         assert (await authenticator.get_authenticated_user(HANDLER, form))["name"] == "alice"
@@ -301,7 +301,7 @@ async def test_a_change_is_logged_with_its_reason_and_once(tmp_path: Path, caplo
         await authenticator.refresh_user(Person())
         clock.now += base.CHECK_SECONDS
     changes = [line for line in caplog.messages if line.startswith("The account of")]
-    assert changes == ["The account of 'alice' is unavailable, it was ok; the session goes on for 30 minutes"]
+    assert changes == ["The account of 'alice' is unavailable, it was ok; the sign-in stays valid for 30 minutes"]
 
 
 def test_a_disabled_account_is_out_of_the_hub_and_its_labs_within_five_minutes() -> None:

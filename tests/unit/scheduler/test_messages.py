@@ -52,22 +52,25 @@ def test_every_comment_of_the_scheduler_of_pbs_has_a_sentence(comment: str) -> N
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("AssocMaxJobsLimit", "You have as many running jobs as you may have."),
-        ("AssocGrpSubmitJobsLimit", "Your project has as many jobs as it may have."),
-        ("AssocGrpCPUMinutesLimit", "Your project has used up the allocation of cores."),
-        ("QOSMaxCpuPerUserLimit", "You use as many cores as you may use."),
-        ("QOSGrpGRES", "All jobs of this kind together use as many GPUs as they may use."),
-        ("QOSMaxMemoryPerJob", "It asks for more memory than one job may have; stop it and ask for less."),
-        ("QOSMinCpuNotSatisfied", "It asks for fewer cores than this queue wants; stop it and ask for more."),
-        ("MaxMemoryPerAccount", "Your project uses as much memory as it may use."),
-        ("ReqNodeNotAvail, Reserved for maintenance", "It would not end before the next maintenance"),
+        ("AssocMaxJobsLimit", "You have reached your limit of running jobs."),
+        ("AssocGrpSubmitJobsLimit", "Your project has reached its limit of jobs."),
+        ("AssocGrpCPUMinutesLimit", "Your project has used up its allocation of cores."),
+        ("QOSMaxCpuPerUserLimit", "You have reached your limit of cores."),
+        ("QOSGrpGRES", "All jobs of this quality of service (QOS) together have reached their limit of GPUs."),
+        ("QOSMaxMemoryPerJob", "The job asks for more memory than one job may have. Stop it and ask for less."),
+        ("QOSMinCpuNotSatisfied", "The job asks for fewer cores than this queue requires. Stop it and ask for more."),
+        ("MaxMemoryPerAccount", "Your project has reached its limit of memory."),
+        ("ReqNodeNotAvail, Reserved for maintenance", "The job would not end before the next maintenance"),
         ("ReqNodeNotAvail, UnavailableNodes:c[1-2]", "reserved or down"),
         (
             "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
             "reserved or down",
         ),
         ("Reservation course, which this job was running under, has ended", "reservation has ended"),
-        ("Job is at or exceeds QOS normal's group wall limit of 9 with 9", "have used as much time"),
+        (
+            "Job is at or exceeds QOS normal's group wall limit of 9 with 9",
+            "of this quality of service (QOS) is used up",
+        ),
         ("A new text, with (brackets)", "The scheduler says: A new text, with (brackets)."),
         ("SomethingNew", "The scheduler says: SomethingNew."),
     ],
@@ -79,13 +82,19 @@ def test_limits_of_slurm_say_whose_they_are(reason: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("comment", "words"),
     [
-        ("Not Running: Insufficient amount of resource: ncpus (R: 36 A: 34 T: 72)", "It waits for free nodes."),
+        ("Not Running: Insufficient amount of resource: ncpus (R: 36 A: 34 T: 72)", "Waiting for free nodes."),
         ("Not Running: Insufficient amount of queue resource: ncpus ", "all that this queue may give"),
-        ("Not Running: would exceed user alice's limit on resource ncpus in queue regular", "You use as much"),
-        ("Not Running: would exceed project climate's limit on resource ncpus in complex", "Your project uses"),
-        ("Can Never Run: Insufficient amount of resource: ngpus (R: 9 A: 4 T: 4)", "It can never start as it is"),
-        ("Job held by bob on Mon Nov 23 at 01:44", "bob holds it back"),
-        ("job held, too many failed attempts to run", "Several nodes could not start it"),
+        (
+            "Not Running: would exceed user alice's limit on resource ncpus in queue regular",
+            "You have reached your limit",
+        ),
+        (
+            "Not Running: would exceed project climate's limit on resource ncpus in complex",
+            "Your project has reached its limit",
+        ),
+        ("Can Never Run: Insufficient amount of resource: ngpus (R: 9 A: 4 T: 4)", "The job can never start as it is"),
+        ("Job held by bob on Mon Nov 23 at 01:44", "bob has put this job on hold"),
+        ("job held, too many failed attempts to run", "Several nodes could not start the job"),
         ("Not Running: a new excuse.", "The scheduler says: a new excuse."),
         ("Job run at Mon Nov 23 at 01:44 on (c1:ncpus=2)", ""),
         ("", ""),
@@ -106,7 +115,7 @@ def test_comments_of_pbs_are_told_in_plain_words(comment: str, words: str) -> No
         (
             "sbatch: error: QOSMaxSubmitJobPerUserLimit sbatch: error: Batch job submission failed: Job violates "
             "accounting/QOS policy (job submit limit, user's size and/or time limits)",
-            "You have as many jobs as you may have.",
+            "You have reached your limit of jobs.",
         ),
         ("sbatch: error: Batch job submission failed: Invalid qos specification", "quality of service"),
         ("sbatch: error: Batch job submission failed: Access denied to requested reservation", "this reservation"),
@@ -135,7 +144,7 @@ def test_a_refused_submission_says_what_to_do_and_keeps_the_schedulers_words(mes
 
 def test_a_refusal_of_the_sites_own_is_shown_as_it_is() -> None:
     assert refusal("qsub: No budget left for 2026", "help@example.org") == (
-        "The scheduler refused the job: No budget left for 2026. If you cannot help it, please ask help@example.org."
+        "The scheduler refused the job: No budget left for 2026. If you cannot solve this, please ask help@example.org."
     )
 
 

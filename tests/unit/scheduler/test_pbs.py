@@ -39,7 +39,7 @@ def test_the_hubs_jobs_are_read_and_no_others() -> None:
     assert running.start is not None
     assert WORDS.explain(running) == ""
     assert (waiting.phase, waiting.user, waiting.node) == (Phase.WAITING, "bob", None)
-    assert WORDS.explain(waiting) == "It waits for free nodes."
+    assert WORDS.explain(waiting) == "Waiting for free nodes."
     assert (held.phase, held.state) == (Phase.WAITING, "held")
     assert (later.phase, later.state) == (Phase.WAITING, "waiting for its time")
     assert WORDS.explain(later) == "Its earliest start has not come yet."

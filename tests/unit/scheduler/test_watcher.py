@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 
 from hpchub.hub import spawner as _metrics_of_the_spawner  # noqa: F401 - registers them
 from hpchub.scheduler import JobState, Phase, Place, SchedulerUnavailable
-from hpchub.scheduler.watcher import BURST, COMMANDS_PER_MINUTE, DEBT, SOONEST, Bucket, Watcher
+from hpchub.scheduler.watcher import BURST, COMMANDS_PER_MINUTE, SOONEST, URGENT_BURST, Bucket, Watcher
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler
@@ -164,7 +164,7 @@ def test_however_many_hurry_in_no_minute_are_there_more_than_twelve_commands(urg
     bucket = Bucket(COMMANDS_PER_MINUTE, BURST, lambda: now)
     taken = []
     while now < 600:
-        if bucket.wait(DEBT if urgent else 0.0) <= 0:
+        if bucket.wait(URGENT_BURST if urgent else 0.0) <= 0:
             bucket.take()
             taken.append(now)
         now += SOONEST

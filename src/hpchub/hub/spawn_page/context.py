@@ -1,4 +1,4 @@
-"""What the pages say: pure functions from facts and states to words, and to the form's HTML."""
+"""The texts of the pages: pure functions from facts and job states to sentences, and to the form's HTML."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def render(cluster: Cluster, facts: Facts | None, wish: Mapping[str, object], wr
 
 
 def view(cluster: Cluster, facts: Facts | None, wish: Mapping[str, object], wrong: Mapping[str, str]) -> dict[str, Any]:
-    """All that the form's template needs."""
+    """The variables of the template form.html, by name."""
     if facts is None:
         return {"notice": UNAVAILABLE}
     if not facts.projects:
@@ -121,7 +121,7 @@ def _maintenance(window: tuple[float, float] | None) -> str:
     begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) for moment in window)
     if window[0] <= time.time():
         return f"Nodes are in maintenance until {end}. Your job may have to wait until then."
-    return f"A maintenance begins {begin} and ends {end}. A job that would not end before it waits until it is over."
+    return f"A maintenance begins {begin} and ends {end}. A job that would not end before then starts after it."
 
 
 def status(
@@ -133,12 +133,12 @@ def status(
     place: Place | None = None,
 ) -> dict[str, str]:
     """A waiting server in words: state, sentence, percent, job, project, queue, waited, place, expected, running."""
-    state, sentence, percent, expected = "Handing over", "Your job is being handed to the scheduler.", "5", ""
+    state, sentence, percent, expected = "Submitting", "Submitting your job to the scheduler ...", "5", ""
     if job_id and job is None:
         state, sentence, percent = "Submitted", "The scheduler has your job.", "10"
     elif job is not None and job.phase is Phase.WAITING:
         state, percent = "Waiting in the queue", "20"
-        sentence = scheduler.explain(job) or "It waits for its turn."
+        sentence = scheduler.explain(job) or "Waiting in the queue."
         if job.start and job.start > time.time():
             expected = f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(job.start))} ({_within(job.start)})"
     elif job is not None and job.phase is Phase.RUNNING:

@@ -27,7 +27,7 @@
     icon.href = icon.href.replace("/waiting.svg", "/starting.svg");
     ask.hidden = true;
     if (may() === "granted") {
-      const message = new Notification("Your session on " + page.dataset.cluster + " is starting", {
+      const message = new Notification("Your Lab session on " + page.dataset.cluster + " is starting", {
         body: status.sentence, tag: "hpchub-" + status.job,
       });
       message.onclick = () => window.focus();
