@@ -50,14 +50,14 @@ $(VENV): files/locks/controller.txt
 test: host venv  ## Everything that has to pass: lint, unit, contract, system, side by side (SCHEDULER=pbs IMAGE=name: on PBS)
 	@SCHEDULER="$(SCHEDULER)" IMAGE="$(IMAGE)" python tools/suite --checks
 
-lint: venv       ## ansible-lint (production), yamllint, ruff, mypy strict, shellcheck
+lint: venv       ## ansible-lint (production), yamllint, ruff, mypy strict, shellcheck: a minute and a half of one core
 	@ruff check . && ruff format --check .
 	@mypy
 	@yamllint --strict .
 	@shellcheck $$(git ls-files | xargs grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env bash' --)
 	@ansible-lint --offline
 
-unit: venv       ## The package alone, in seconds
+unit: venv       ## The package alone: a minute and a half of one core
 	@pytest tests/unit
 
 contract: venv   ## Defaults = specs = docs = models; what preflight says to wrong inventories
