@@ -66,7 +66,9 @@ TEXT = st.text(max_size=8) | st.sampled_from(["alice", "ali\0ce", "\0", "192.0.2
 SIGN_INS = st.fixed_dictionaries(
     {"user": TEXT, "password": TEXT, "rhost": st.just("") | TEXT}, optional={"account": TEXT, "service": TEXT}
 ) | st.fixed_dictionaries({"account": TEXT}, optional={"user": TEXT})
-PORTS = st.fixed_dictionaries({"port": st.integers(-1, 70_000) | st.sampled_from([1023, 1024, 65535, 65536, True])})
+PORTS = st.fixed_dictionaries(
+    {"port": st.integers(-1, 70_000) | st.sampled_from([1023, 1024, 65535, 65536, True])}, optional={"cmd": TEXT}
+)
 
 
 @pytest.fixture
