@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down password shell host venv test lint unit contract system system-trixie system-bookworm system-pbs soak bench validate lock docs clean
+.PHONY: help demo demo-down password shell host venv test lint unit contract system soak bench validate lock docs clean
 
 CLUSTER ?= demo
 SUITE ?= trixie
@@ -10,13 +10,13 @@ HOST ?= login1
 INVENTORY ?= inventories/demo
 SCHEDULER ?= slurm
 IMAGE ?=
+PART ?=
 export CLUSTER SUITE
 # As it was typed: make would read its dollar signs.
 export HPCHUB_CMD := $(value CMD)
 export PATH := $(CURDIR)/molecule/bin:$(CURDIR)/.venv/bin:$(PATH)
 
 VENV := .venv/.$(shell sha256sum files/locks/controller.txt | cut -c1-12)
-MOLECULE := ANSIBLE_FORCE_COLOR=0 molecule
 
 help:            ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,35 +47,24 @@ $(VENV): files/locks/controller.txt
 	@.venv/bin/pip install --quiet --no-compile --require-hashes -r files/locks/controller.txt
 	@touch $@
 
-test: host lint unit contract system ## Everything that has to pass: lint, unit, contract, then the real thing on Debian 13 and 12 (SCHEDULER=pbs IMAGE=name: on PBS)
+test: host venv  ## Everything that has to pass: lint, unit, contract, system, side by side (SCHEDULER=pbs IMAGE=name: on PBS)
+	@SCHEDULER="$(SCHEDULER)" IMAGE="$(IMAGE)" python tools/suite --checks
 
-lint: venv       ## ansible-lint (production), yamllint, ruff, mypy strict, shellcheck
+lint: venv       ## ansible-lint (production), yamllint, ruff, mypy strict, shellcheck: a minute and a half of one core
 	@ruff check . && ruff format --check .
 	@mypy
 	@yamllint --strict .
 	@shellcheck $$(git ls-files | xargs grep -lE '^#!/bin/(ba)?sh|^#!/usr/bin/env bash' --)
 	@ansible-lint --offline
 
-unit: venv       ## The package alone, in seconds
+unit: venv       ## The package alone: a minute and a half of one core
 	@pytest tests/unit
 
 contract: venv   ## Defaults = specs = docs = models; what preflight says to wrong inventories
 	@pytest tests/contract tests/preflight
 
-SYSTEMS := $(if $(filter pbs,$(SCHEDULER)),,system-trixie system-bookworm) system-pbs
-system: $(SYSTEMS) ## A real cluster, a real browser: all on Debian 13, the whole browser proof on Debian 12
-
-system-trixie: host venv
-	@CLUSTER=test SUITE=trixie $(MOLECULE) test -s default
-
-system-bookworm: host venv
-	@CLUSTER=test SUITE=bookworm $(MOLECULE) test -s bookworm
-
-# OpenPBS is in no Debian: without an image that has it, this part says that it is skipped.
-system-pbs: host venv
-	@why=$$(molecule/bin/image why-no-pbs "$(IMAGE)"); \
-	if [ -n "$$why" ]; then echo "==> PBS: skipped, $$why"; else \
-	CLUSTER=test IMAGE="$(IMAGE)" $(MOLECULE) test -s pbs; fi
+system: host venv ## A real cluster, a real browser, by the parts of tests/system/parts.toml, or one: make system PART=labs
+	@SCHEDULER="$(SCHEDULER)" IMAGE="$(IMAGE)" python tools/suite $(PART)
 
 soak: venv       ## Long proofs and attacks at full figures, against the running demo
 	@HPCHUB_SOAK=1 pytest tests/unit/test_hostile.py
@@ -90,7 +79,7 @@ validate: venv   ## Check an inventory, change nothing: make validate INVENTORY=
 lock: venv       ## Make all locks anew
 	@tools/build lock
 
-docs: venv       ## docs/reference.md from the roles' argument_specs
+docs: venv       ## docs/reference.md and the tables in other pages, from argument_specs and from the code
 	@python tools/reference
 
 clean:           ## Remove what was built in this checkout

@@ -1,6 +1,7 @@
 """What is written to the login node, word for word. A change that is meant: UPDATE_GOLDEN=1 pytest tests/contract."""
 
 import difflib
+import json
 import os
 import re
 import subprocess
@@ -226,7 +227,9 @@ def test_the_one_sudo_rule_allows_one_program_without_arguments_as_enrolled_user
 
 
 def test_every_role_documents_itself_to_ansible() -> None:
-    for role in sorted(path.name for path in (ROOT / "roles").iterdir()):
-        subprocess.run(
-            ["ansible-doc", "--type", "role", "--roles-path", "roles", role], cwd=ROOT, check=True, capture_output=True
-        )
+    roles = sorted(path.name for path in (ROOT / "roles").iterdir())
+    command = ["ansible-doc", "--type", "role", "--roles-path", "roles", "--json", *roles]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    documented = json.loads(done.stdout)
+    assert sorted(documented) == roles, done.stderr
+    assert all(documented[role]["entry_points"]["main"]["description"] for role in roles)

@@ -1,16 +1,20 @@
 """A running container cluster, people who sign in to it, and what is printed when a test fails.
 
 CLUSTER is demo, test or a name of yours with a CLUSTER_PORT; all are the same to the tests. SCHEDULER=pbs says that its
-batch system is PBS. Screenshots stay in build/screenshots/$CLUSTER-$SUITE.
+batch system is PBS. Screenshots stay in build/screenshots/$CLUSTER-$SUITE. PART=name leaves out what parts.toml has in
+other parts; HPCHUB_TURNS is the file by which parts that run side by side let one test run alone.
 """
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +32,9 @@ SCHEDULER = os.environ.get("SCHEDULER", "slurm")
 SUITE = "pbs" if SCHEDULER == "pbs" else os.environ.get("SUITE", "trixie")
 SCREENSHOTS = ROOT / "build" / "screenshots" / f"{CLUSTER}-{SUITE}"
 BENCHMARK = ROOT / "build" / "benchmark.json"
+PART = os.environ.get("PART", "")
+PARTS = tomllib.loads((Path(__file__).parent / "parts.toml").read_text())["parts"]
+TURNS = os.environ.get("HPCHUB_TURNS", "")
 HOSTS = ("ctl", "login1", "c1", "c2")
 
 LEFT_OUT: dict[str, str] = {}
@@ -84,11 +91,49 @@ def password() -> Callable[[str], str]:
     return ask
 
 
+# -- parts that run side by side
+
+
+def in_part(items: list[pytest.Item], files: list[str]) -> list[pytest.Item]:
+    """Give the tests of these files in the order of the files."""
+    mine = [item for item in items if item.path.name in files]
+    return sorted(mine, key=lambda item: files.index(item.path.name))
+
+
+@contextmanager
+def turn(turns: str, alone: bool) -> Iterator[None]:
+    """Run a test beside those of other parts, or alone: then wait for their end and let none begin meanwhile."""
+    with Path(f"{turns}.gate").open("a") as gate, Path(f"{turns}.room").open("a") as room:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # who waits for the room lets nobody pass
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for the test's turn, outside the time that is measured."""
+    if not TURNS:
+        return (yield)
+    with turn(TURNS, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 # -- the batch system
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only Slurm has, where there is none; `pytest_report_collectionfinish` says so."""
+    """Leave out what other parts have, and what only Slurm has where there is none.
+
+    `pytest_report_collectionfinish` names the latter.
+    """
+    if PART and PART not in PARTS:
+        raise pytest.UsageError(f"There is no part {PART}: tests/system/parts.toml has {', '.join(PARTS)}.")
+    if files := PARTS.get(PART, {}).get("files"):
+        mine = in_part(items, files)
+        config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+        items[:] = mine
     if SCHEDULER != "slurm":
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slurm")])
         LEFT_OUT.update((item.name, mark.args[0]) for item in items if (mark := item.get_closest_marker("slurm")))

@@ -170,6 +170,7 @@ def door(url: str) -> Door:
     return Door(url)
 
 
+@pytest.mark.alone("a code is good for 60 s, and a hundred people wait")
 def test_a_class_of_a_hundred_behind_one_address_signs_in_at_once(crowd: list[Person], door: Door) -> None:
     time.sleep(STEP - time.time() % STEP)  # a code that nobody has used, and time to use it
     with ThreadPoolExecutor(USERS) as pool:

@@ -207,6 +207,7 @@ def test_a_server_whose_certificate_is_not_right_never_gets_the_secret(
     assert len(re.findall(rf"LDAP server .*{why}", journal)) >= 2
 
 
+@pytest.mark.alone("the login page has 2 s")
 def test_a_server_that_does_not_answer_holds_up_nobody_else(run: Run, url: str) -> None:
     trusting = ssl._create_unverified_context()
 

@@ -204,6 +204,7 @@ def test_of_eight_attempts_with_one_code_at_once_one_gets_in(
     assert Counter(answer.signed_in for answer in answers)[True] == 1
 
 
+@pytest.mark.alone("a code is good for 30 to 60 s, and a hundred people wait")
 def test_a_hundred_people_who_sign_in_at_once_all_get_in(
     guest: Callable[[], str], code: Callable[[], str], sign_in_by_http: SignIn
 ) -> None:
@@ -287,6 +288,7 @@ def test_the_next_server_is_asked_when_one_does_not_answer(
     assert 5 < answer.seconds < 20
 
 
+@pytest.mark.alone("somebody else has to be served within 8 s, while three wait")
 @pytest.mark.usefixtures("radius")
 @pytest.mark.parametrize(
     ("before", "after"),

@@ -1,4 +1,4 @@
-"""Hostile input to whatever has rights, many times: 5,000 cases each, 100,000 in `make soak`."""
+"""Hostile input to whatever has rights, many times: 500 cases each, 100,000 in `make soak`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hpchub.hub.port_callback import port_of
 from hpchub.privileged import jobs, login
 
-CASES = 100_000 if os.environ.get("HPCHUB_SOAK") else 5_000
+CASES = 100_000 if os.environ.get("HPCHUB_SOAK") else 500
 many = settings(
     max_examples=CASES,
     deadline=None,
@@ -61,6 +61,15 @@ REQUESTS = st.fixed_dictionaries(
     }
 ) | near({"verb": "cancel", "job_ids": ["12"]})
 
+# What is right but for a NUL, which is hardly ever drawn by chance, or for one key more.
+TEXT = st.text(max_size=8) | st.sampled_from(["alice", "ali\0ce", "\0", "192.0.2.7", "::1\0"])
+SIGN_INS = st.fixed_dictionaries(
+    {"user": TEXT, "password": TEXT, "rhost": st.just("") | TEXT}, optional={"account": TEXT, "service": TEXT}
+) | st.fixed_dictionaries({"account": TEXT}, optional={"user": TEXT})
+PORTS = st.fixed_dictionaries(
+    {"port": st.integers(-1, 70_000) | st.sampled_from([1023, 1024, 65535, 65536, True])}, optional={"cmd": TEXT}
+)
+
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
@@ -94,7 +103,7 @@ def test_no_request_makes_the_job_program_run_anything_but_the_schedulers_two_co
 
 
 @many
-@given(line=st.binary(max_size=200) | REQUESTS.map(lambda data: json.dumps(data).encode()))
+@given(line=st.binary(max_size=200) | (SIGN_INS | REQUESTS).map(lambda data: json.dumps(data).encode()))
 def test_no_line_is_taken_for_a_sign_in_but_three_texts_without_a_nul(line: bytes) -> None:
     try:
         request = login.parse_request(line)
@@ -105,7 +114,7 @@ def test_no_line_is_taken_for_a_sign_in_but_three_texts_without_a_nul(line: byte
 
 
 @many
-@given(body=st.binary(max_size=80) | JSON.map(lambda data: json.dumps({"port": data}).encode()))
+@given(body=st.binary(max_size=80) | (near({"port": 8888}) | PORTS).map(lambda data: json.dumps(data).encode()))
 def test_no_callback_is_taken_but_a_port_above_1023(body: bytes) -> None:
     try:
         port = port_of(body)
