@@ -46,7 +46,7 @@ class Hub(Model):
         description="the address on which the hub listens for jobs and for the proxy",
     )
     connect_host: HostName = Field(description="the name by which compute nodes and the proxy reach the hub")
-    port: Port = Field(8081, description="the port of the hub's API")
+    port: Port = Field(description="the port of the hub's API")
     state_directory: AbsolutePath = Field("/var/lib/hpchub", description="where the hub keeps its database")
     session_hours: Annotated[float, Field(gt=0, le=24 * 31)] = Field(
         12, description="how long a sign-in lasts, in hours"

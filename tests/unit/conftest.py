@@ -23,7 +23,7 @@ from hpchub.settings import Cluster, Site, load
 SITE = {
     "support_contact": "help@example.org",
     "users_group": "hpcusers",
-    "hub": {"public_url": "https://hub.example.org/", "connect_host": "login1"},
+    "hub": {"public_url": "https://hub.example.org/", "connect_host": "login1", "port": 8081},
     "clusters": [
         {
             "name": "demo",
