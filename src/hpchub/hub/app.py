@@ -19,8 +19,9 @@ from sqlalchemy.orm import Session
 from traitlets import Unicode
 
 from hpchub.hub import database, peers
-from hpchub.hub.orphans import Known, Reconciler, end_dask, known_to
-from hpchub.hub.spawner import SUBMIT_TIMEOUT, USER_NAME, forget_ended, runtime
+from hpchub.hub.dask_cleanup import cancel_dask_jobs, ended_tags, forget_ended
+from hpchub.hub.orphans import Known, Reconciler, known_to
+from hpchub.hub.runtime import Runtime, runtime
 
 database.patient(User)
 
@@ -30,13 +31,13 @@ ACTIVITY_SECONDS = 300.0
 
 
 class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
-    """JupyterHub and the reconciler in one process, so that they share the watcher.
+    """JupyterHub and the reconcilers in one process, so that they share the watcher.
 
     In place of certificates that it would make for itself it takes those that the roles made.
     """
 
     db: Session
-    _reconciling: asyncio.Task[None]
+    _reconciling: list[asyncio.Task[None]]
     _ending: asyncio.Task[None]
     _activity_due = 0.0
     tls_directory = Unicode(help="Where hub.key, hub.pem and trusted.pem are.").tag(config=True)
@@ -90,23 +91,29 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
                         row.last_activity = max(row.last_activity or when, when)
         self.db.commit()
 
+    @property
+    def shared(self) -> Runtime:
+        """What the hub shares with all spawners."""
+        return runtime(self.config.HpcSpawner.site_file)
+
     async def start(self) -> None:
         """As upstream; then look for lost jobs for as long as the hub runs."""
         await super().start()
-        shared = runtime(self.config.HpcSpawner.site_file)
-        if shared.cluster.jobs.orphan_minutes:
-            reconciler = Reconciler(shared.site, shared.scheduler, shared.watcher, self.known_jobs, self.cancel_job)
-            self._reconciling = asyncio.ensure_future(reconciler.run())
-        self._ending = asyncio.ensure_future(self.end_dask())
+        reconcilers = [
+            Reconciler(cluster, self.known_jobs)
+            for cluster in self.shared.clusters
+            if cluster.settings.jobs.orphan_minutes
+        ]
+        self._reconciling = [asyncio.ensure_future(reconciler.run()) for reconciler in reconcilers]
+        self._ending = asyncio.ensure_future(self.end_dask_jobs())
 
-    async def end_dask(self) -> None:
-        """Go on with what the hub before this one had not done: end the Dask jobs of sessions that have ended."""
-        scheduler = runtime(self.config.HpcSpawner.site_file).scheduler
+    async def end_dask_jobs(self) -> None:
+        """Go on with what the hub before this one had not done: end the Dask jobs of Labs that have ended."""
         with self.session_factory() as session:
             rows = [(row.id, row.user.name, row.state) for row in session.query(orm.Spawner).all() if row.user]
         for number, user, state in rows:
-            for tag in state.get("ended", []) if isinstance(state, dict) else []:
-                await end_dask(scheduler, self.cancel_jobs, user, tag)
+            for tag in ended_tags(state):
+                await cancel_dask_jobs(self.shared.cluster, user, tag)
                 row = self.db.get(orm.Spawner, number)
                 if row is not None:
                     await database.until_written(self.db, partial(forget_ended, row, tag), f"{user}'s former job")
@@ -115,20 +122,3 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
         """What the database says, read in a session of its own: what is not committed does not count."""
         with self.session_factory() as session:
             return known_to({row.id: row.state for row in session.query(orm.Spawner)})
-
-    async def cancel_job(self, user: str, job_id: str) -> bool:
-        """Cancel a job as its owner; whether it was done."""
-        return await self.cancel_jobs(user, [job_id])
-
-    async def cancel_jobs(self, user: str, job_ids: list[str]) -> bool:
-        """Cancel jobs as their owner; whether it was done."""
-        shared = runtime(self.config.HpcSpawner.site_file)
-        if not USER_NAME.fullmatch(user):
-            return False
-        message = {"verb": "cancel", "job_ids": job_ids}
-        try:
-            answer = await shared.as_user(shared.cluster.jobs.socket, user, message, timeout=SUBMIT_TIMEOUT)
-            return bool(answer.get("ok"))
-        except (OSError, ValueError) as error:
-            self.log.error("Jobs %s of %s: %s", " ".join(job_ids), user, error)
-            return False

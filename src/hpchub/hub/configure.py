@@ -12,10 +12,11 @@ from traitlets.config import Config
 
 from hpchub.hub import credentials, database, port_callback
 from hpchub.hub.credentials import secret
+from hpchub.hub.refused import QuietRefusals
 from hpchub.hub.spawn_page import handlers
 from hpchub.hub.spawn_page.context import TEMPLATES
-from hpchub.hub.spawner import HpcSpawner, Refused
-from hpchub.settings import Site
+from hpchub.hub.spawner import HpcSpawner
+from hpchub.settings import Cluster, Site
 
 CULLER = "hpchub-culler"
 NAMED_SERVERS = 4
@@ -36,23 +37,13 @@ HEADERS = {
 }
 
 
-class QuietRefusals(logging.Filter):
-    """A wish that is refused is no defect: its line in the log has no traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Every record stays; only the traceback of a refusal goes."""
-        if record.exc_info and isinstance(record.exc_info[1], Refused):
-            record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]}", None, None
-        return True
-
-
 def configure(c: Config, site: Site, site_file: str) -> None:
     """All areas."""
     hub(c, site)
     proxy(c, site, secret("proxy-token"))
     sign_in(c, site)
-    servers(c, site, site_file)
-    pages(c, site)
+    servers(c, site.cluster, site_file)
+    pages(c, site.cluster, site.support_contact)
     if site.hub.idle_stop_minutes:
         culler(c, secret("culler-token"))
     routes()
@@ -115,7 +106,7 @@ def sign_in(c: Config, site: Site) -> None:
         c.LdapAuthenticator.lookup_password = secret("ldap-password", 1) if site.login.ldap.lookup_dn else ""
 
 
-def servers(c: Config, site: Site, site_file: str) -> None:
+def servers(c: Config, cluster: Cluster, site_file: str) -> None:
     """Users' servers. No limit on starts that wait: time in the queue costs the hub nothing."""
     c.JupyterHub.spawner_class = HpcSpawner
     c.JupyterHub.allow_named_servers = True
@@ -123,17 +114,17 @@ def servers(c: Config, site: Site, site_file: str) -> None:
     c.JupyterHub.concurrent_spawn_limit = 0
     c.JupyterHub.init_spawners_timeout = 5
     c.HpcSpawner.site_file = site_file
-    c.HpcSpawner.http_timeout = site.cluster.jobs.start_timeout_seconds
+    c.HpcSpawner.http_timeout = cluster.jobs.start_timeout_seconds
     c.HpcSpawner.poll_interval = NODE_POLL_SECONDS
     c.HpcSpawner.env_keep = []
     # a Lab reports its activity and its port; with JupyterHub's default whoever found its token could open the Lab too
     c.HpcSpawner.server_token_scopes = ["users:activity!user"]
 
 
-def pages(c: Config, site: Site) -> None:
+def pages(c: Config, cluster: Cluster, support_contact: str) -> None:
     """Templates of ours before JupyterHub's, and the words of the site."""
     c.JupyterHub.template_paths = [str(TEMPLATES), str(files("hpchub.login") / "templates")]
-    c.JupyterHub.template_vars = {"cluster_name": site.cluster.name, "support_contact": site.support_contact}
+    c.JupyterHub.template_vars = {"cluster_name": cluster.name, "support_contact": support_contact}
 
 
 def culler(c: Config, token: str) -> None:

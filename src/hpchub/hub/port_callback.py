@@ -60,12 +60,12 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
         except ValueError as error:
             raise web.HTTPError(400, str(error)) from error
         await self._from_its_node(spawner)
-        if spawner.reported_port not in (0, port):  # the same again: our answer was lost
+        if spawner.record.port not in (0, port):  # the same again: our answer was lost
             raise self._refused(spawner, "the port is known already")
         certificate = spawner.sign()
         spawner.report_port(port)
         await spawner.keep()
-        self.log.info("%s will listen on %s:%s", spawner._log_name, spawner.node, port)
+        self.log.info("%s will listen on %s:%s", spawner._log_name, spawner.record.node, port)
         self.finish(json.dumps({"certificate": certificate}))
 
     async def _spawner(self) -> HpcSpawner:
@@ -83,7 +83,7 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
         """The job of a running server may have been requeued and run again before anybody asked the scheduler."""
         try:
             async with asyncio.timeout(NODE_SECONDS):
-                await spawner.shared.watcher.ask()
+                await spawner.cluster.watcher.ask()
         except TimeoutError as error:  # the Lab tries again; with a refusal it would end
             raise web.HTTPError(503, "The scheduler does not say yet where this job runs. Try again.") from error
         await spawner.poll()
@@ -92,17 +92,17 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
         """Wait until the job is known to run; refuse a message from elsewhere. The proxy's headers do not count."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + NODE_SECONDS
-        while (job := spawner.view()) is None or job.phase is Phase.WAITING or not spawner.node:
+        while (job := spawner.job_state()) is None or job.phase is Phase.WAITING or not spawner.record.node:
             if loop.time() > deadline:
                 raise web.HTTPError(503, "The scheduler does not say yet where this job runs. Try again.")
-            spawner.shared.watcher.hurry(urgent=True)
-            await spawner.shared.watcher.changed(1.0)
+            spawner.cluster.watcher.hurry(urgent=True)
+            await spawner.cluster.watcher.changed(1.0)
         if not spawner.shared.site.hub.check_node_address:
             return
-        peer = plain(str(self.request.connection.context.address[0]))
-        allowed = await addresses_of(spawner.node)
+        node, peer = spawner.record.node, plain(str(self.request.connection.context.address[0]))
+        allowed = await addresses_of(node)
         if peer not in allowed:
-            raise self._refused(spawner, f"{peer} is not {spawner.node} ({', '.join(sorted(allowed)) or 'unknown'})")
+            raise self._refused(spawner, f"{peer} is not {node} ({', '.join(sorted(allowed)) or 'unknown'})")
 
     def _refused(self, spawner: HpcSpawner, why: str) -> web.HTTPError:
         self.log.warning("Refused a port for %s: %s", spawner._log_name, why)

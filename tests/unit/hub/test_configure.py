@@ -10,9 +10,12 @@ import yaml
 from jupyterhub.apihandlers import default_handlers
 from traitlets.config import Config
 
+from hpchub import cli
 from hpchub.hub import configure
+from hpchub.hub.app import JupyterHub
 from hpchub.hub.credentials import secret
-from hpchub.hub.spawner import HpcSpawner, Refused
+from hpchub.hub.refused import QuietRefusals, Refused
+from hpchub.hub.spawner import HpcSpawner
 from hpchub.settings import SettingsError, Site, load
 
 
@@ -130,7 +133,7 @@ def test_batchspawners_callback_is_gone_in_a_fresh_process_whatever_is_imported_
 
 def test_a_refused_wish_leaves_a_line_but_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("JupyterHub.test")
-    log.addFilter(configure.QuietRefusals())
+    log.addFilter(QuietRefusals())
     for error in (Refused("No 100% way.", "options"), ValueError("defect")):
         try:
             raise error
@@ -140,3 +143,13 @@ def test_a_refused_wish_leaves_a_line_but_no_traceback(caplog: pytest.LogCapture
     assert refused.getMessage() == "Failed: No 100% way."
     assert not refused.exc_info
     assert defect.exc_info
+
+
+def test_hpchub_hub_starts_jupyterhub_with_our_configuration(site_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(JupyterHub, "launch_instance", started.append)
+    monkeypatch.setenv("HPCHUB_SITE_FILE", "")  # put back afterwards
+    assert cli.main(["hub", "--site", str(site_file)]) == 0
+    ((option, file),) = started
+    assert option == "--config"
+    assert "configure(get_config()" in Path(file).read_text()

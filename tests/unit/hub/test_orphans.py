@@ -1,17 +1,41 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpchub.hub.orphans import DASK_TRIES, Known, Reconciler, end_dask, identity, known_to, new_tag
+from hpchub.hub.dask_cleanup import MOST_POLLS, cancel_dask_jobs
+from hpchub.hub.job_client import JobClient
+from hpchub.hub.job_record import hub_identity, new_tag
+from hpchub.hub.orphans import Known, Reconciler, known_to
+from hpchub.hub.runtime import RunningCluster
 from hpchub.scheduler import JobState, Phase, SchedulerUnavailable
+from hpchub.scheduler.offers import Live
 from hpchub.scheduler.watcher import Bucket, Watcher
 from hpchub.settings import Site
 
 if TYPE_CHECKING:
     from conftest import FakeScheduler
+
+
+def cluster_of(
+    site: Site, scheduler: Any, watcher: Watcher, cancel: Callable[[str, list[str]], bool]
+) -> RunningCluster:
+    """A cluster whose job program does with an order to cancel what a test says."""
+
+    async def program(path: str, user: str, message: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+        assert message["verb"] == "cancel"
+        return {"ok": cancel(user, message["job_ids"])}
+
+    settings = site.cluster
+    client = JobClient(settings.jobs.socket, program)
+    return RunningCluster(settings, identity(site), scheduler, watcher, Live(scheduler, settings), client)
+
+
+def identity(site: Site) -> str:
+    return hub_identity(site.cluster.name, site.hub.public_url)
 
 
 class Hub:
@@ -27,12 +51,11 @@ class Hub:
         self.restart()
 
     def restart(self) -> None:
-        self.reconciler = Reconciler(
-            self.site, self.scheduler, self.watcher, lambda: self.known(), self._cancel, lambda: self.now
-        )
+        cluster = cluster_of(self.site, self.scheduler, self.watcher, self._cancel)
+        self.reconciler = Reconciler(cluster, lambda: self.known(), lambda: self.now)
 
-    async def _cancel(self, user: str, job_id: str) -> bool:
-        self.cancelled.append((user, job_id))
+    def _cancel(self, user: str, job_ids: list[str]) -> bool:
+        self.cancelled += [(user, job_id) for job_id in job_ids]
         return self.works
 
     def put(self, job_id: str, tag: str, user: str = "alice", phase: Phase = Phase.RUNNING) -> None:
@@ -41,7 +64,7 @@ class Hub:
 
     async def look(self, minutes: float) -> None:
         self.now += minutes * 60
-        await self.reconciler.look()
+        await self.reconciler.compare()
 
     async def minutes_pass(self) -> None:
         """As many looks as it takes."""
@@ -56,7 +79,7 @@ def hub(scheduler: FakeScheduler, site: Site) -> Hub:
 
 @pytest.fixture
 def tag(site: Site) -> str:
-    return new_tag(site, "alice", "", "00ff")
+    return new_tag(identity(site), "alice", "", "00ff")
 
 
 async def test_a_job_of_this_hub_that_the_database_does_not_know_is_cancelled_after_the_grace(
@@ -81,19 +104,19 @@ async def test_a_job_that_the_database_knows_by_id_or_tag_is_never_touched(hub: 
 async def test_jobs_of_another_hub_and_jobs_that_only_bear_the_name_are_left_alone(hub: Hub, site: Site) -> None:
     other = site.model_copy(update={"hub": site.hub.model_copy(update={"public_url": "https://staging.example.org/"})})
     assert identity(other) != identity(site)
-    hub.put("7", new_tag(other, "alice", "", "00ff"))
+    hub.put("7", new_tag(identity(other), "alice", "", "00ff"))
     hub.put("8", "")
     hub.put("9", "demo:alice::00ff")
     await hub.minutes_pass()
     assert hub.cancelled == []
     asked = len(hub.scheduler.asked)
     await hub.look(1)
-    assert "tags" not in hub.scheduler.asked[asked:], "an innocent job is not judged again"
+    assert "tags" not in hub.scheduler.asked[asked:], "the tag of a foreign job is not asked for again"
 
 
 async def test_a_tag_that_names_somebody_else_ends_nobodys_job(hub: Hub, site: Site, tag: str) -> None:
     hub.put("7", tag, user="mallory")
-    hub.put("8", new_tag(site, "bob", "", "00ff"), user="mallory")
+    hub.put("8", new_tag(identity(site), "bob", "", "00ff"), user="mallory")
     await hub.minutes_pass()
     assert hub.cancelled == []
 
@@ -104,7 +127,7 @@ async def test_the_tags_of_one_user_say_nothing_about_another_users_job(hub: Hub
     hub.put("9", "", user="mallory")
 
     async def tags(user: str) -> dict[str, str]:
-        return {"9": "x", "8": new_tag(site, "bob", "", "00ff")} if user == "mallory" else {"8": ""}
+        return {"9": "x", "8": new_tag(identity(site), "bob", "", "00ff")} if user == "mallory" else {"8": ""}
 
     hub.scheduler.tags = tags  # type: ignore[method-assign]
     await hub.minutes_pass()
@@ -197,7 +220,7 @@ class Leaving:
             raise SchedulerUnavailable("down")
         return self.jobs if user == "alice" else {}
 
-    async def cancel(self, user: str, job_ids: list[str]) -> bool:
+    def cancel(self, user: str, job_ids: list[str]) -> bool:
         self.cancelled.append((user, job_ids))
         for job_id in job_ids:
             del self.jobs[job_id]
@@ -208,14 +231,18 @@ class Leaving:
 
 
 @pytest.mark.parametrize("silent", [0, 3])
-async def test_a_session_that_has_ended_leaves_no_dask_job_and_others_keep_theirs(silent: int) -> None:
+async def test_a_session_that_has_ended_leaves_no_dask_job_and_others_keep_theirs(
+    silent: int, site: Site, scheduler: FakeScheduler
+) -> None:
     leaving = Leaving(silent)
-    await end_dask(leaving, leaving.cancel, "alice", "demo:0a:alice::n1", leaving.wait)
+    cluster = replace(cluster_of(site, scheduler, Watcher(scheduler, 10), leaving.cancel), scheduler=leaving)
+    await cancel_dask_jobs(cluster, "alice", "demo:0a:alice::n1", leaving.wait)
     assert leaving.cancelled == [("alice", ["1", "2"])]
     assert leaving.asked == silent + 3
 
 
-async def test_a_scheduler_that_never_answers_is_not_asked_for_ever() -> None:
+async def test_a_scheduler_that_never_answers_is_not_asked_for_ever(site: Site, scheduler: FakeScheduler) -> None:
     leaving = Leaving(10**6)
-    await end_dask(leaving, leaving.cancel, "alice", "demo:0a:alice::n1", leaving.wait)
-    assert (leaving.cancelled, leaving.asked) == ([], DASK_TRIES)
+    cluster = replace(cluster_of(site, scheduler, Watcher(scheduler, 10), leaving.cancel), scheduler=leaving)
+    await cancel_dask_jobs(cluster, "alice", "demo:0a:alice::n1", leaving.wait)
+    assert (leaving.cancelled, leaving.asked) == ([], MOST_POLLS)

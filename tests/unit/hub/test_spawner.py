@@ -14,12 +14,17 @@ from jupyterhub import orm
 from jupyterhub.objects import Hub
 from sqlalchemy.orm import Session
 
+from hpchub.hub import followed_job
 from hpchub.hub import spawner as spawner_module
 from hpchub.hub.database import CannotWrite
 from hpchub.hub.internal_tls import Labs
-from hpchub.hub.orphans import identity
+from hpchub.hub.job_client import JobClient
+from hpchub.hub.job_record import hub_identity
 from hpchub.hub.port_callback import addresses_of, plain, port_of
-from hpchub.hub.spawner import HpcSpawner, Refused, Runtime
+from hpchub.hub.refused import Refused
+from hpchub.hub.resumable import give_up_start
+from hpchub.hub.runtime import RunningCluster, Runtime
+from hpchub.hub.spawner import HpcSpawner
 from hpchub.scheduler import Phase
 from hpchub.scheduler.offers import Live
 from hpchub.scheduler.watcher import Watcher
@@ -87,14 +92,17 @@ async def hub(
         cluster = site.cluster.model_copy(update={"jobs": site.cluster.jobs.model_copy(update=jobs)})
         changed = site.model_copy(update={"clusters": (cluster,)})
         watchers.append(Watcher(scheduler, 0.02))
-        runtime = Runtime(changed, scheduler, watchers[-1], Live(scheduler, cluster), labs, program)
+        offers, client = Live(scheduler, cluster), JobClient(cluster.jobs.socket, program)
+        identity = hub_identity(cluster.name, site.hub.public_url)
+        running = RunningCluster(cluster, identity, scheduler, watchers[-1], offers, client)
+        runtime = Runtime(changed, labs, (running,))
         monkeypatch.setattr(spawner_module, "runtime", lambda path: runtime)
 
     give()
     answering: set[str] = set()
 
-    async def answers(spawner: HpcSpawner) -> bool:
-        return spawner._url() in answering
+    async def answers(_spawner: HpcSpawner, url: str) -> bool:
+        return url in answering
 
     monkeypatch.setattr(HpcSpawner, "_answers", answers)
     session = orm.new_session_factory("sqlite:///:memory:")()
@@ -172,10 +180,10 @@ async def test_a_start_submits_waits_for_node_and_port_and_returns_the_url(hub: 
     where, message = hub.program.calls[0]
     assert where == ("/run/hpchub-jobs.sock", "alice")
     assert message["job"] == {
-        "tag": spawner.tag, "project": "climate", "queue": "regular", "walltime_minutes": 120, "cores": 2,
+        "tag": spawner.record.tag, "project": "climate", "queue": "regular", "walltime_minutes": 120, "cores": 2,
         "memory_mib": 4096, "gpus": 0, "reservation": None,
     }  # fmt: skip
-    assert spawner.tag.startswith(f"{identity(hub.site)}:alice::")
+    assert spawner.record.tag.startswith(f"{hub_identity('demo', hub.site.hub.public_url)}:alice::")
     assert all(name.startswith("JUPYTERHUB_") for name in message["environment"])
     assert message["tls"].keys() == {"key", "certificate", "authority"}
 
@@ -294,11 +302,11 @@ async def test_without_a_log_the_failure_is_told_all_the_same(hub: SimpleNamespa
 async def test_a_job_that_is_requeued_before_it_answers_is_followed_to_its_next_node(hub: SimpleNamespace) -> None:
     spawner, starting = await start(hub)
     hub.scheduler.put("77", Phase.RUNNING, node="c1", start=100.0)
-    await until(lambda: getattr(spawner.view(), "phase", None) is Phase.RUNNING)
+    await until(lambda: getattr(spawner.job_state(), "phase", None) is Phase.RUNNING)
     hub.scheduler.put("77", Phase.ENDING)
     await asyncio.sleep(0.1)
     hub.scheduler.put("77", Phase.WAITING, reason="BeginTime")
-    await until(lambda: spawner.view().phase is Phase.WAITING)
+    await until(lambda: spawner.job_state().phase is Phase.WAITING)
     assert not starting.done(), "a job that is on its way back is not dead"
     hub.scheduler.put("77", Phase.RUNNING, node="c2", start=200.0)
     spawner.report_port(40002)
@@ -313,7 +321,7 @@ async def test_a_running_server_whose_job_is_requeued_comes_back_by_itself(hub: 
     spawner._start_pending = spawner._spawn_pending = False
     assert spawner.ready
     hub.scheduler.put("77", Phase.WAITING, reason="BeginTime")
-    await until(lambda: spawner.view().phase is Phase.WAITING)
+    await until(lambda: spawner.job_state().phase is Phase.WAITING)
     assert await spawner.poll() is None
     assert spawner.pending == "spawn"
     await asyncio.sleep(0.1)
@@ -332,13 +340,13 @@ async def test_a_session_that_ends_says_how(hub: SimpleNamespace) -> None:
     run_job(hub, spawner)
     await asyncio.wait_for(starting, 30)
     hub.scheduler.put("77", Phase.ENDED, reason="TimeLimit")
-    await until(lambda: spawner.view().phase is Phase.ENDED)
+    await until(lambda: spawner.job_state().phase is Phase.ENDED)
     assert await spawner.poll() == 0
     assert spawner.user.last_ends == {"": "Your last session (job 77) has ended. words for TimeLimit"}
 
 
 async def test_who_waits_sees_the_place_in_the_queue(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spawner_module, "EAGER_SECONDS", 0.0)
+    monkeypatch.setattr(followed_job, "EAGER_SECONDS", 0.0)
     spawner, starting = await start(hub)
     await until(lambda: spawner.status()["place"] == "3 of 12")
     assert hub.scheduler.asked.count("places") == 1
@@ -354,10 +362,10 @@ async def test_a_job_that_starts_while_nobody_may_ask_for_places_is_seen_to_star
     async def never(_watcher: Watcher) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(spawner_module, "EAGER_SECONDS", 0.0)
+    monkeypatch.setattr(followed_job, "EAGER_SECONDS", 0.0)
     monkeypatch.setattr(Watcher, "turn", never)
     spawner, starting = await start(hub)
-    await until(lambda: getattr(spawner.view(), "phase", None) is Phase.WAITING)
+    await until(lambda: getattr(spawner.job_state(), "phase", None) is Phase.WAITING)
     await asyncio.sleep(0.1)
     run_job(hub, spawner)
     assert await asyncio.wait_for(starting, 10) == "https://c1:40001"
@@ -461,7 +469,7 @@ async def test_poll_never_takes_silence_for_death(hub: SimpleNamespace) -> None:
     hub.scheduler.down = False
     hub.scheduler.put("77", Phase.ENDED)
     await asyncio.sleep(0.3)
-    await until(lambda: spawner.view().phase is Phase.ENDED)
+    await until(lambda: spawner.job_state().phase is Phase.ENDED)
     assert await spawner.poll() == 0
 
 
@@ -471,7 +479,7 @@ async def test_stop_cancels_and_waits_until_the_job_is_over(hub: SimpleNamespace
     await asyncio.wait_for(starting, 30)
     await asyncio.wait_for(spawner.stop(), 3)
     assert hub.program.calls[-1][1] == {"verb": "cancel", "job_ids": ["77"]}
-    assert spawner.view().phase is Phase.ENDED
+    assert spawner.job_state().phase is Phase.ENDED
 
 
 async def test_giving_up_during_the_submission_still_cancels_the_job(hub: SimpleNamespace) -> None:
@@ -621,11 +629,11 @@ async def test_addresses_are_compared_in_one_form() -> None:
 async def test_a_session_that_ends_is_remembered_until_its_dask_jobs_have_ended(
     hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpchub.hub.orphans.DASK_SECONDS", 0.05)
+    monkeypatch.setattr("hpchub.hub.dask_cleanup.POLL_SECONDS", 0.05)
     spawner, starting = await start(hub)
     run_job(hub, spawner)
     await asyncio.wait_for(starting, 30)
-    tag = spawner.tag
+    tag = spawner.record.tag
     for job_id, mark in {"80": f"{tag}:7.8:dask", "81": f"{tag}:7.8:dask", "82": "of somebody's batch job"}.items():
         hub.scheduler.put(job_id, Phase.WAITING)
         hub.scheduler.tagged[job_id] = mark
@@ -642,3 +650,57 @@ async def test_a_session_that_ends_is_remembered_until_its_dask_jobs_have_ended(
         {"verb": "cancel", "job_ids": ["80", "81"]},
     )
     assert hub.scheduler.listed["82"].phase is Phase.WAITING
+
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "hub_states.json").read_text())
+"""What the release before records had a version wrote about such a server: see test_job_record.py."""
+
+
+@pytest.mark.parametrize("name", ["submitting", "waiting", "running"])
+async def test_a_job_of_the_release_before_survives_the_upgrade(hub: SimpleNamespace, name: str) -> None:
+    state = RECORDED[name]
+    hub.scheduler.tagged["77"] = state["tag"]
+    if name == "running":
+        hub.scheduler.put("77", Phase.RUNNING, node="c1", start=state["began"])
+        hub.answering.add("https://c1:40001")
+    else:
+        hub.scheduler.put("77", Phase.WAITING, reason="Priority")
+    again = hub.make(state)
+    assert await again.poll() is None
+    coming = asyncio.ensure_future(again.get_url())
+    if name != "running":
+        await until(lambda: again.job_state())
+        assert again.pending == "spawn"
+        run_job(hub, again)
+    assert await asyncio.wait_for(coming, 30) == "https://c1:40001/user/alice/"
+    assert hub.program.calls == [], "nothing is submitted again"
+    await again.keep()
+    assert {key: saved(hub)[key] for key in ("tag", "certificate", "job_id", "node", "port", "request")} == {
+        "tag": state["tag"], "certificate": state["certificate"], "job_id": "77", "node": "c1", "port": 40001,
+        "request": state["request"],
+    }  # fmt: skip
+
+
+async def test_batchspawners_base_class_finds_the_job_in_what_is_saved(hub: SimpleNamespace) -> None:
+    spawner, starting = await start(hub)
+    starting.cancel()
+
+    class Stock(BatchSpawnerBase):
+        """The base class alone."""
+
+    stock = Stock()
+    stock.load_state(saved(hub))
+    assert stock.job_id == spawner.job_id == "77"
+
+
+async def test_a_start_that_was_taken_up_again_can_be_given_up(hub: SimpleNamespace) -> None:
+    hub.scheduler.put("77", Phase.WAITING, reason="Priority")
+    again = hub.make(RECORDED["waiting"])
+    coming = asyncio.ensure_future(again.get_url())
+    await until(lambda: again.pending == "spawn" and again.job_state())
+    await give_up_start(again)
+    await until(coming.done, 3)
+    assert coming.result() == "http://127.0.0.1:1/"
+    assert again.pending is None
+    await asyncio.wait_for(again.stop(), 5)
+    assert hub.program.calls[-1][1] == {"verb": "cancel", "job_ids": ["77"]}

@@ -27,7 +27,10 @@ from sqlalchemy.orm import Session
 from hpchub import settings
 from hpchub.hub import spawner as spawner_module
 from hpchub.hub.internal_tls import Labs
-from hpchub.hub.spawner import HpcSpawner, Refused, Runtime
+from hpchub.hub.job_client import JobClient
+from hpchub.hub.refused import Refused
+from hpchub.hub.runtime import RunningCluster, Runtime
+from hpchub.hub.spawner import HpcSpawner
 from hpchub.privileged import jobs
 from hpchub.scheduler import SchedulerUnavailable
 from hpchub.scheduler.offers import Live
@@ -265,13 +268,14 @@ async def bench(
         batch = {"slurm": Slurm, "pbs": Pbs}[cluster.kind]("/usr/bin", cluster.ask)
         watchers.append(Watcher(batch, 0.02))
         # what alice may ask for is no matter of batchspawner's
-        runtime = Runtime(site, batch, watchers[-1], Live(scheduler, site.cluster), labs, cluster.as_user)
+        offers, client = Live(scheduler, site.cluster), JobClient(site.cluster.jobs.socket, cluster.as_user)
+        runtime = Runtime(site, labs, (RunningCluster(site.cluster, "demo:00", batch, watchers[-1], offers, client),))
         monkeypatch.setattr(spawner_module, "runtime", lambda path: runtime)
 
     answering: set[str] = set()
 
-    async def answers(spawner: HpcSpawner) -> bool:
-        return spawner._url() in answering
+    async def answers(_spawner: HpcSpawner, url: str) -> bool:
+        return url in answering
 
     monkeypatch.setattr(HpcSpawner, "_answers", answers)
     session = orm.new_session_factory("sqlite:///:memory:")()

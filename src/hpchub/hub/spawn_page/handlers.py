@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from jupyterhub.handlers import BaseHandler  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.handlers.static import CacheControlStaticFilesHandler  # type: ignore[import-untyped]  # same
 from jupyterhub.scopes import needs_scope  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.utils import url_path_join  # type: ignore[import-untyped]  # upstream has no types
 from tornado import web
 
+from hpchub.hub.resumable import give_up_start
 from hpchub.hub.spawn_page.context import STATIC
 
 
@@ -25,10 +24,7 @@ class CancelHandler(BaseHandler):  # type: ignore[misc]  # upstream has no types
         if spawner is None:
             raise web.HTTPError(404)
         if spawner.pending == "spawn":
-            if spawner._spawn_future:
-                spawner._spawn_future.cancel()
-                await asyncio.wait([spawner._spawn_future], timeout=1)
-                await asyncio.sleep(0)  # JupyterHub clears its flags in callbacks of that future
+            await give_up_start(spawner)
             await self.stop_single_user(user, server_name)
         elif spawner.ready:
             await self.stop_single_user(user, server_name)

@@ -1,0 +1,88 @@
+"""What all spawners of this process share: the site, the authority of the Labs, and each cluster with what asks it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+
+from hpchub import settings as site_settings
+from hpchub.hub import credentials
+from hpchub.hub.internal_tls import Labs
+from hpchub.hub.job_client import JobClient
+from hpchub.hub.job_record import hub_identity
+from hpchub.scheduler import Scheduler, SchedulerUnavailable
+from hpchub.scheduler.commands import asker
+from hpchub.scheduler.offers import Live
+from hpchub.scheduler.pbs import Pbs
+from hpchub.scheduler.slurm import Slurm
+from hpchub.scheduler.watcher import Watcher
+from hpchub.settings import Cluster, Site
+
+log = logging.getLogger("JupyterHub.hpchub")
+
+PARALLEL_SUBMISSIONS = 4
+"""How many submissions run at once; a class that starts together must not storm the scheduler."""
+RETRY_SECONDS = 15.0
+"""Between two questions to a scheduler that does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCluster:
+    """One cluster as this process uses it: its settings, and everything that asks it or gives it orders."""
+
+    settings: Cluster
+    identity: str
+    """The beginning of the tags of this hub's jobs here: `job_record.hub_identity`."""
+    scheduler: Scheduler
+    watcher: Watcher
+    offers: Live
+    client: JobClient
+    submissions: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_SUBMISSIONS))
+
+    async def find_job(self, user: str, tag: str) -> str | None:
+        """The id of the user's job with this tag, however long the scheduler takes; None if there is no such job."""
+        while True:
+            try:
+                tags = await self.scheduler.tags(user)
+                return next((job_id for job_id, known in tags.items() if known == tag), None)
+            except SchedulerUnavailable as error:
+                log.warning("Cannot look for the job %s yet: %s", tag, error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What all spawners of this process share."""
+
+    site: Site
+    labs: Labs
+    clusters: tuple[RunningCluster, ...]
+
+    @property
+    def cluster(self) -> RunningCluster:
+        """The cluster on which jobs run: today there is one."""
+        return self.clusters[0]
+
+
+def running(cluster: Cluster, public_url: str) -> RunningCluster:
+    """A cluster, for the hub at this address. Nothing is asked yet."""
+    questions: type[Slurm] | type[Pbs] = Slurm if cluster.scheduler == "slurm" else Pbs
+    scheduler = questions(cluster.scheduler_prefix, asker())
+    return RunningCluster(
+        settings=cluster,
+        identity=hub_identity(cluster.name, public_url),
+        scheduler=scheduler,
+        watcher=Watcher(scheduler, cluster.jobs.poll_seconds),
+        offers=Live(scheduler, cluster),
+        client=JobClient(cluster.jobs.socket),
+    )
+
+
+@cache
+def runtime(site_file: str) -> Runtime:
+    """What is shared by all spawners of the site in this file, made once. Raises SettingsError."""
+    site = site_settings.load(site_file)
+    labs = Labs(*(credentials.text(name) for name in ("labs-ca.key", "labs-ca.pem", "services-ca.pem")))
+    return Runtime(site, labs, tuple(running(cluster, site.hub.public_url) for cluster in site.clusters))
