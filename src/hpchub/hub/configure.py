@@ -10,10 +10,9 @@ from urllib.parse import quote, urlparse, urlunparse
 import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from traitlets.config import Config
 
-from hpchub.hub import credentials, database, port_callback
+from hpchub.hub import credentials, database, page_handlers, port_callback
 from hpchub.hub.credentials import secret
 from hpchub.hub.refused import QuietRefusals
-from hpchub.hub.spawn_page import handlers
 from hpchub.hub.spawn_page.context import TEMPLATES
 from hpchub.hub.spawner import HpcSpawner
 from hpchub.settings import Cluster, Site
@@ -142,4 +141,4 @@ def culler(c: Config, token: str) -> None:
 def routes() -> None:
     """Our addresses, once; JupyterHub has no other place for them, for its extra_handlers are deprecated."""
     known = jupyterhub.apihandlers.default_handlers
-    known.extend(route for route in (*port_callback.ROUTES, *handlers.ROUTES) if route not in known)
+    known.extend(route for route in (*port_callback.ROUTES, *page_handlers.ROUTES) if route not in known)
