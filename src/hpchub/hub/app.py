@@ -18,14 +18,18 @@ from jupyterhub.utils import catch_db_error, make_ssl_context  # type: ignore[im
 from sqlalchemy.orm import Session
 from traitlets import Unicode
 
-from hpchub.hub import database
+from hpchub.hub import database, port_callback
 from hpchub.hub.orphans import Known, Reconciler, end_dask, known_to
+from hpchub.hub.spawn_page import handlers
 from hpchub.hub.spawner import SUBMIT_TIMEOUT, USER_NAME, forget_ended, runtime
 
 database.patient(User)
 
 ACTIVITY_SECONDS = 300.0
 """How often the proxy's word about activity is taken over; Labs report theirs as often."""
+
+ROUTES = [*port_callback.ROUTES, *handlers.ROUTES]
+"""Our own addresses, below the hub's. JupyterHub's option for such, extra_handlers, is deprecated."""
 
 
 class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
@@ -35,6 +39,7 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
     """
 
     db: Session
+    handlers: list[tuple[Any, ...]]
     _reconciling: asyncio.Task[None]
     _ending: asyncio.Task[None]
     _activity_due = 0.0
@@ -46,6 +51,16 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
         self.session_factory = database.factory(self.db.get_bind().engine)
         self.db.close()
         self.db = self.session_factory()
+
+    def init_handlers(self) -> None:
+        """As upstream, with our addresses first, and without batchspawner's.
+
+        Its callback, which it adds to JupyterHub's own when it is imported, sets any attribute of a spawner from a
+        job's message, commands included.
+        """
+        super().init_handlers()
+        theirs = [one for one in self.handlers if one[1].__module__.partition(".")[0] != "batchspawner"]
+        self.handlers = [*self.add_url_prefix(self.hub_prefix, list(ROUTES)), *theirs]
 
     def init_internal_ssl(self) -> None:
         """Take the hub's key and certificate, and trust our authorities alone."""

@@ -17,11 +17,9 @@ from functools import cache
 from typing import Any, ClassVar
 from urllib.parse import urlparse
 
-import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from aiohttp import ClientError, ClientTimeout
 from batchspawner import BatchSpawnerBase  # type: ignore[import-untyped]  # upstream has no types
-from batchspawner.api import BatchSpawnerAPIHandler  # type: ignore[import-untyped]  # upstream has no types
-from jupyterhub import orm
+from jupyterhub import orm  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.httpclient import fetch  # type: ignore[import-untyped]  # upstream has no types
 from jupyterhub.spawner import SpawnException  # type: ignore[import-untyped]  # upstream has no types
 from prometheus_client import Histogram
@@ -44,11 +42,6 @@ from hpchub.scheduler.pbs import Pbs
 from hpchub.scheduler.slurm import Slurm
 from hpchub.scheduler.watcher import Watcher
 from hpchub.settings import Site
-
-# batchspawner's own callback sets any attribute of a spawner from a job's message, commands included.
-jupyterhub.apihandlers.default_handlers[:] = [
-    handler for handler in jupyterhub.apihandlers.default_handlers if handler[1] is not BatchSpawnerAPIHandler
-]
 
 SUBMIT_TIMEOUT = 90.0
 PARALLEL_SUBMISSIONS = 4
