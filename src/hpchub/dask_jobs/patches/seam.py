@@ -18,7 +18,7 @@ def shape(thing: object) -> str:
     if isinstance(thing, type):
         return "class"
     if not callable(thing):
-        return type(thing).__name__
+        return type(thing).__name__  # "module" is one
     signature = inspect.signature(thing)
     parameters = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
     return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
