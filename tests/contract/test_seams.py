@@ -740,23 +740,23 @@ def changes_of_upstream(file: str) -> set[str]:
     return found - {"environ", "meta_path", "path"}  # of Python, made to be changed
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def scanned() -> dict[str, set[str]]:
     """For each file of ours, all that it leans on."""
     return {file: set(names) for file, names in apart(THIS, "scan").items()}
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_all_that_leans_on_upstream_is_in_the_list(file: str) -> None:
-    unknown = sorted(scanned()[file] - listed(file))
+def test_all_that_leans_on_upstream_is_in_the_list(file: str, scanned: dict[str, set[str]]) -> None:
+    unknown = sorted(scanned[file] - listed(file))
     assert not unknown, (
         f"src/hpchub/{file} leans on {', '.join(unknown)}: add a row to SEAMS, or use what is supported."
     )
 
 
-def test_the_scan_sees_each_row_but_those_that_only_a_reader_can_find() -> None:
+def test_the_scan_sees_each_row_but_those_that_only_a_reader_can_find(scanned: dict[str, set[str]]) -> None:
     for row in SEAMS:
-        seen = set().union(*(names for file, names in scanned().items() if file.startswith(row.where)))
+        seen = set().union(*(names for file, names in scanned.items() if file.startswith(row.where)))
         assert row.unseen != bool(seen & marks(row)), row
 
 
