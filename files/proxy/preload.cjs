@@ -4,6 +4,15 @@ const https = require("node:https");
 const { isIP } = require("node:net");
 const { join } = require("node:path");
 
+// What is changed below, with the number of its parameters. Where one is another, the proxy does not start: answers would
+// go out as they are, or certificates be held against the wrong name.
+for (const [name, there, parameters] of [
+  ["https.createServer", https.createServer, 2],
+  ["https.Agent.prototype.addRequest", https.Agent?.prototype?.addRequest, 4],
+])
+  if (typeof there !== "function" || there.length !== parameters)
+    throw new Error(`hpchub's preload.cjs does not fit this node: ${name} is another. Use the node that hpchub came with.`);
+
 // It knows only an environment variable for its token: a unit's environment can be read by any user, a credential
 // cannot. What is set here never shows in /proc.
 process.env.CONFIGPROXY_AUTH_TOKEN = readFileSync(join(process.env.CREDENTIALS_DIRECTORY, "proxy-token"), "utf8").trim();

@@ -133,3 +133,15 @@ def test_every_interpreter_of_the_environment_loads_the_guards() -> None:
         [sys.executable, "-I", "-c", code, str(PTH.parent)], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_a_python_that_the_guard_does_not_fit_does_not_start(tmp_path: Path) -> None:
+    environment = tmp_path / "packages"
+    environment.mkdir()
+    (environment / "aaa.pth").write_text("import ssl; del ssl.SSLSocket.unwrap; ssl.OPENSSL_VERSION_INFO = (3, 4)\n")
+    (environment / "guards.pth").write_text(PTH.read_text())
+    code = "import site, sys; sys.path.append(sys.argv[1]); site.addsitedir(sys.argv[2]); print('unguarded')"
+    program = [sys.executable, "-I", "-c", code, str(PTH.parent), str(environment)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ssl.SSLSocket.unwrap is not there" in done.stderr

@@ -18,7 +18,7 @@ from jupyterhub.utils import catch_db_error, make_ssl_context  # type: ignore[im
 from sqlalchemy.orm import Session
 from traitlets import Unicode
 
-from hpchub.hub import database, peers
+from hpchub.hub import database, page_handlers, peers, port_callback
 from hpchub.hub.dask_cleanup import cancel_dask_jobs, ended_tags, forget_ended
 from hpchub.hub.orphans import Known, Reconciler, known_to
 from hpchub.hub.runtime import Runtime, runtime
@@ -29,6 +29,9 @@ CONFIG_FILE = Path(__file__).with_name("jupyterhub_config.py")
 ACTIVITY_SECONDS = 300.0
 """How often the proxy's word about activity is taken over; Labs report theirs as often."""
 
+ROUTES = [*port_callback.ROUTES, *page_handlers.ROUTES]
+"""Our own addresses, below the hub's. JupyterHub's option for such, extra_handlers, is deprecated."""
+
 
 class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
     """JupyterHub and the reconcilers in one process, so that they share the watcher.
@@ -37,6 +40,7 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
     """
 
     db: Session
+    handlers: list[tuple[Any, ...]]
     _reconciling: list[asyncio.Task[None]]
     _ending: asyncio.Task[None]
     _activity_due = 0.0
@@ -52,6 +56,16 @@ class JupyterHub(app.JupyterHub):  # type: ignore[misc]  # upstream has no types
     def init_tornado_application(self) -> None:
         """As upstream, with an application that knows its peers."""
         self.tornado_application = peers.Application(self.handlers, **self.tornado_settings)
+
+    def init_handlers(self) -> None:
+        """As upstream, with our addresses first, and without batchspawner's.
+
+        Its callback, which it adds to JupyterHub's own when it is imported, sets any attribute of a spawner from a
+        job's message, commands included.
+        """
+        super().init_handlers()
+        theirs = [one for one in self.handlers if one[1].__module__.partition(".")[0] != "batchspawner"]
+        self.handlers = [*self.add_url_prefix(self.hub_prefix, list(ROUTES)), *theirs]
 
     def init_internal_ssl(self) -> None:
         """Take the hub's key and certificate, and trust our authorities alone."""

@@ -7,10 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote, urlparse, urlunparse
 
-import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from traitlets.config import Config
 
-from hpchub.hub import credentials, database, page_handlers, port_callback
+from hpchub.hub import credentials, database
 from hpchub.hub.credentials import secret
 from hpchub.hub.refused import QuietRefusals
 from hpchub.hub.spawn_page.context import TEMPLATES
@@ -45,7 +44,6 @@ def configure(c: Config, site: Site, site_file: str) -> None:
     pages(c, site.cluster, site.support_contact)
     if site.hub.idle_stop_minutes:
         culler(c, secret("culler-token"))
-    routes()
     logging.getLogger("JupyterHub").addFilter(QuietRefusals())
 
 
@@ -136,9 +134,3 @@ def culler(c: Config, token: str) -> None:
             "services": [CULLER],
         }
     ]
-
-
-def routes() -> None:
-    """Our addresses, once; JupyterHub has no other place for them, for its extra_handlers are deprecated."""
-    known = jupyterhub.apihandlers.default_handlers
-    known.extend(route for route in (*port_callback.ROUTES, *page_handlers.ROUTES) if route not in known)

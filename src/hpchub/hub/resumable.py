@@ -1,8 +1,8 @@
 """The one place that leans on batchspawner's and JupyterHub's insides.
 
-Of batchspawner it keeps the base class and drops the callback. Of JupyterHub it sets the flags of a pending start:
-JupyterHub has no word for a start that is taken up again, after a restart of the hub or after a job was requeued, and
-shows its pending page, with progress and Stop button, for as long as these flags say so.
+Of batchspawner it keeps the base class alone; hub/app.py drops its callback. Of JupyterHub it sets the flags of a
+pending start: JupyterHub has no word for a start that is taken up again, after a restart of the hub or after a job was
+requeued, and shows its pending page, with progress and Stop button, for as long as these flags say so.
 """
 
 from __future__ import annotations
@@ -12,16 +12,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlparse
 
-import jupyterhub.apihandlers  # type: ignore[import-untyped]  # upstream has no types
 from batchspawner import BatchSpawnerBase  # type: ignore[import-untyped]  # upstream has no types
-from batchspawner.api import BatchSpawnerAPIHandler  # type: ignore[import-untyped]  # upstream has no types
 
 from hpchub.hub.refused import Refused
-
-# batchspawner's own callback sets any attribute of a spawner from a job's message, commands included.
-jupyterhub.apihandlers.default_handlers[:] = [
-    handler for handler in jupyterhub.apihandlers.default_handlers if handler[1] is not BatchSpawnerAPIHandler
-]
 
 NO_TIMEOUT = 10 * 365 * 24 * 3600
 """For JupyterHub's start_timeout, in seconds, which would count the time in the queue: `FollowedJob` has its own."""

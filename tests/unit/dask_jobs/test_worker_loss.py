@@ -1,6 +1,12 @@
-"""What a user reads when a worker dies. Whether Dask says it is tested on a real cluster."""
+"""What a user reads when a worker dies, and that a scheduler of Dask says it."""
 
+import inspect
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -49,7 +55,7 @@ async def test_a_listener_that_has_stopped_still_knows_where_it_listened() -> No
     address = listener.contact_address
     listener.stop()
     with pytest.raises(ValueError, match="non-started"):  # if it no longer does, our change can go
-        tcp.BaseTCPListener.get_host_port(listener)
+        inspect.unwrap(tcp.BaseTCPListener.get_host_port)(listener)
     worker_loss.remember(tcp)
     assert listener.contact_address == address
     with pytest.raises(ValueError, match="non-started"):
@@ -63,3 +69,65 @@ def test_dask_as_it_is_installed_is_changed() -> None:
     worker_loss.tell(distributed.worker)
     assert distributed.worker.DEFAULT_STARTUP_INFORMATION["hpchub"] is worker_loss.whereabouts
     assert {"task", "last_worker", "allowed_failures"} <= set(vars(distributed.scheduler.KilledWorker))
+
+
+CODE = """
+import asyncio, json, logging, os, sys
+import hpchub.dask_jobs.patches.import_hook, dask.config
+from distributed import Client, Nanny, Scheduler
+
+lines = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        lines.append(record.getMessage())
+logging.getLogger("hpchub").addHandler(Keep())
+
+def die():
+    os._exit(1)
+
+def wait():
+    import time
+    time.sleep(60)
+
+async def main():
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    async with Scheduler(port=0, **here) as scheduler, Client(scheduler.address, asynchronous=True) as client:
+        async with Nanny(scheduler.address, name="w-idle", nthreads=1, **here):
+            await client.wait_for_workers(1)
+        idle = list(lines)
+        async with Nanny(scheduler.address, name="w-0", nthreads=2, **here):
+            await client.wait_for_workers(1)
+            address, = scheduler.workers
+            killed = client.submit(die, pure=False)
+            error = await killed.exception()
+            told = list(lines)
+            lines.clear()
+            await client.wait_for_workers(1)
+            address, = scheduler.workers
+            going = [client.submit(wait, pure=False) for _ in range(2)]
+            while len(scheduler.workers[address].processing) < 2:
+                await asyncio.sleep(0.1)
+            await scheduler.remove_worker(address, stimulus_id="gone", expected=True)
+            expected = list(lines)
+    print(json.dumps({"idle": idle, "told": told, "expected": expected, "error": str(error)}))
+
+if __name__ == "__main__":
+    dask.config.set({"distributed.scheduler.allowed-failures": 1})
+    asyncio.run(main())
+"""
+
+
+def test_a_scheduler_warns_of_each_worker_that_dies_with_tasks_and_of_no_other(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(CODE)
+    variables = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
+    variables |= {"SLURM_JOB_ID": "17", worker_loss.LOG: "/x.log"}
+    done = subprocess.run(
+        [sys.executable, program], env=variables, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout, done.stderr
+    said = json.loads(done.stdout)
+    where = f"w-0 (node {os.uname().nodename}, job 17; its log is /x.log)"
+    assert said["idle"] == said["expected"] == []
+    assert said["told"] == [f"A Dask worker died: {where}. The 1 task that it had is tried again elsewhere."] * 2
+    assert f"The last one was {where}." in said["error"]

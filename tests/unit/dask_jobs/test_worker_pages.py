@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 CODE = """
 import asyncio, json, re, urllib.error, urllib.request
@@ -57,3 +60,15 @@ def test_a_workers_page_is_linked_on_the_schedulers_node_and_nothing_is_for_a_wo
     assert (said["near"], said["far"], said["listed"]) == (True, {}, [True, True])
     assert (said["links"], said["leads"]) == (1, [said["to"]])
     assert said["other"] == 404
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path"), [("/", "/proxy/1/h/status"), (None, "/proxy/1/h/status"), ("/a/b/", "/a/b/proxy/1/h/status")]
+)
+def test_a_page_is_below_the_prefix_of_the_schedulers_own(prefix: str | None, path: str) -> None:
+    from hpchub.dask_jobs.patches import worker_pages
+
+    ((pattern, _, _),) = worker_pages.routes(None, prefix)
+    found = re.fullmatch(pattern, path)
+    assert found is not None
+    assert found[1] == "1"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jupyterhub.apihandlers import default_handlers
+from jupyterhub.auth import Authenticator
 from traitlets.config import Config
 
 from hpchub import cli
@@ -112,23 +112,37 @@ def test_the_hub_does_not_start_without_its_secrets(
         secret("proxy-token")
 
 
-def test_batchspawners_callback_is_gone_and_ours_is_there_once(config: Config, site: Site, site_file: Path) -> None:
-    configure.configure(Config(), site, str(site_file))
-    paths = [route[0] for route in default_handlers]
-    assert not [path for path in paths if "batchspawner" in path]
-    assert paths.count(r"/api/hpchub/port") == 1
+def test_batchspawners_callback_is_gone_and_ours_is_there_once(config: Config, tmp_path: Path) -> None:
+    from hpchub.hub.app import JupyterHub
+
+    hub = JupyterHub(config=config, db_url=f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    hub.authenticator = Authenticator()
+    for _ in range(2):  # whoever asks for them again gets the same ones
+        hub.init_handlers()
+        paths = [route[0] for route in hub.handlers]
+        assert not [path for path in paths if "batchspawner" in path]
+        assert paths.count("/hub/api/hpchub/port") == 1
+        assert {"/hub/hpchub/cancel/([^/]+)/([^/]+)", "/hub/hpchub/static/(.*)", "/hub/api/users"} <= set(paths)
+        assert paths.index("/hub/api/hpchub/port") < paths.index("/hub/api/(.*)")  # what answers 404 to all
 
 
-def test_batchspawners_callback_is_gone_in_a_fresh_process_whatever_is_imported_first() -> None:
+@pytest.mark.parametrize("first", ["batchspawner.api", "hpchub.hub.spawner", "hpchub.hub.app"])
+def test_batchspawners_callback_is_gone_in_a_fresh_process_whatever_is_imported_first(
+    first: str, tmp_path: Path
+) -> None:
     program = (
-        "import batchspawner, hpchub.hub.spawner, batchspawner.api;"
-        "from jupyterhub.apihandlers import default_handlers;"
-        "print([h[0] for h in default_handlers if 'batchspawner' in h[0] or 'Batch' in h[1].__name__])"
+        f"import {first}, batchspawner, hpchub.hub.spawner, batchspawner.api;"
+        "from jupyterhub.auth import Authenticator; from hpchub.hub.app import JupyterHub;"
+        "hub = JupyterHub(db_url='sqlite://'); hub.authenticator = Authenticator(); hub.init_handlers();"
+        "print([h[0] for h in hub.handlers if 'batchspawner' in h[0] or 'Batch' in h[1].__name__]);"
+        "print(len(hub.handlers) > 50)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={
-        "PYTHONPATH": str(Path(configure.__file__).parents[2]), "PATH": "/usr/bin:/bin",
-    })  # fmt: skip
-    assert done.stdout == "[]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path, env={
+            "PYTHONPATH": str(Path(configure.__file__).parents[2]), "PATH": "/usr/bin:/bin",
+        },
+    )  # fmt: skip
+    assert done.stdout == "[]\nTrue\n"
 
 
 def test_a_refused_wish_leaves_a_line_but_no_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,7 @@
-"""Puts OwnersServer under every dashboard of Dask."""
+"""Puts OwnersServer under every dashboard of Dask.
+
+Required: a Dask that it does not fit is not imported.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Dask outside of a Lab, by ssh or in a batch job: the site's files and the user's keys, as a Lab's session has them.
 
-Nobody prepares a session there, so it is done when Dask is imported. A user's own settings win here too.
+Nobody prepares a session there, so it is done when Dask is imported. A user's own settings win here too. Required: a
+Dask that it does not fit is not imported, for without the site's files it would do without TLS.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The list of clusters in the Lab's Dask panel says why workers are not there, and how a cluster really scales.
 
-Its links are paths: the panel does not know a dashboard by another host name than its own page has.
+Its links are paths: the panel does not know a dashboard by another host name than its own page has. A comfort: with a
+panel that it does not fit it is left out, and the log says so.
 """
 
 from __future__ import annotations

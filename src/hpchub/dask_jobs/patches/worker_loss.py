@@ -1,7 +1,8 @@
 """What a user reads when a worker dies: which worker, of which job, on which node, and where its log is.
 
 As shipped Dask names an address, and that its tasks are run again it says in a log that dask-jobqueue silences. Put in
-place when Dask is imported: see hpchub.dask_jobs.patches.import_hook.
+place when Dask is imported: see hpchub.dask_jobs.patches.import_hook. A comfort: a change that does not fit is left
+out, and the log says so.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,19 +81,11 @@ def remember(tcp: ModuleType) -> None:
 
 
 def explain(scheduler: ModuleType) -> None:
-    """Change distributed.scheduler: a worker that dies with tasks is a warning, and KilledWorker says where to look."""
+    """Change distributed.scheduler: KilledWorker says where to look."""
     scheduler.KilledWorker.__str__ = killed
-    original: Callable[..., Awaitable[str]] = scheduler.Scheduler.remove_worker
 
-    @functools.wraps(original)
-    async def remove_worker(self: Any, address: str, *, expected: bool = False, **how: Any) -> str:  # noqa: ANN401 - as upstream has it
-        worker = None if expected else self.workers.get(address)
-        count = len(worker.processing) if worker else 0
-        result = await original(self, address, expected=expected, **how)
-        if worker and count:
-            what = "1 task that it had is" if count == 1 else f"{count} tasks that it had are"
-            where = describe(worker.name, worker.address, worker.extra or {})
-            _logger.warning("A Dask worker died: %s. The %s tried again elsewhere.", where, what)
-        return result
 
-    scheduler.Scheduler.remove_worker = remove_worker
+def warn(name: object, address: str, extra: Mapping[str, Any], tasks: int) -> None:
+    """Say in the log that a worker died which had so many tasks, and what becomes of them."""
+    what = "1 task that it had is" if tasks == 1 else f"{tasks} tasks that it had are"
+    _logger.warning("A Dask worker died: %s. The %s tried again elsewhere.", describe(name, address, extra), what)
