@@ -36,7 +36,7 @@ UsersOwn = Annotated[
     str,
     matches(
         r"(?=.*\{(user|home)\})(/|\{home\})([A-Za-z0-9_./@+-]|\{user\}|\{home\})*",
-        "a plain absolute path with {user} or {home} in it, such as /scratch/{user}/logs",
+        "an absolute path with {user} or {home}, such as /scratch/{user}/logs",
     ),
 ]
 UnitPath = Annotated[

@@ -268,10 +268,14 @@ def _dask_limits(given: Given) -> Iterable[str]:
         lasts = min(job["walltime_minutes"], longest or job["walltime_minutes"])
         if wait * 20 > lasts * 3:  # see dask_site's own filter
             own_wait = own.get("queue_wait_minutes") is not None
-            where = "queue_wait_minutes in dask_site_queues" if own_wait else "dask_site_queue_wait_minutes"
+            what = (
+                f"dask_site_queues '{queue['name']}': queue_wait_minutes"
+                if own_wait
+                else "dask_site_queue_wait_minutes"
+            )
             yield (
-                f"Dask jobs in queue '{queue['name']}' wait {wait} minutes and last {lasts}: all may retire before new"
-                f" ones come. Let them last {-(-wait * 20 // 3)}, or write a shorter {where}."
+                f"{what} is {wait}, but jobs in '{queue['name']}' last {lasts}: all may retire before new ones come."
+                f" Let them last {-(-wait * 20 // 3)}, or lower it."
             )
 
 
