@@ -74,6 +74,7 @@ bench: venv      ## Measurements, against the running demo: a table and build/be
 	@CLUSTER=demo pytest tests/system -m bench -s
 
 validate: venv   ## Check an inventory, change nothing: make validate INVENTORY=inventories/mysite
+	@test "$(origin INVENTORY)" != file || echo "==> No INVENTORY is given: this checks the demo's, $(INVENTORY)"
 	@ansible-playbook -i "$(INVENTORY)" playbooks/validate.yml
 
 lock: venv       ## Make all locks anew

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from hpchub.preflight import certificate
+
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "hub.example.org"
 
@@ -23,7 +25,7 @@ def module(path: str) -> ModuleType:
     return loaded
 
 
-PROBE, JUDGE = module("library/preflight_probe.py"), module("filter_plugins/preflight.py")
+PROBE = module("library/preflight_probe.py")
 
 
 class Site:
@@ -48,10 +50,10 @@ class Site:
         return answer
 
     def problems(self, *names: str) -> list[str]:
-        return [self.plain(problem) for problem in JUDGE._certificate(self.told(*names))]
+        return [self.plain(problem) for problem in certificate.problems(self.told(*names))]
 
     def warnings(self) -> list[str]:
-        return [self.plain(warning) for warning in JUDGE.preflight_warnings({"certificate": self.told()})]
+        return [self.plain(warning) for warning in certificate.warnings(self.told())]
 
     def plain(self, text: str) -> str:
         return text.replace(f"{self.directory}/", "")

@@ -3,8 +3,11 @@
 import importlib.util
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,20 +15,31 @@ from typing import Any
 import pytest
 import yaml
 
+from hpchub.preflight import host, inventory, report
+from hpchub.preflight.files import Engine
+
 ROOT = Path(__file__).resolve().parents[2]
+MAGIC = {"inventory_hostname": "login1.example.org", "ansible_facts": {"os_family": "Debian"}}
 CASES = sorted((Path(__file__).parent / "cases").glob("*.yml"))
 VARS = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())
 
 DEBIAN = {"family": "Debian", "name": "Debian", "major": "13"}
 QUEUES = [{"name": "interactive", "max_walltime_minutes": 240}, {"name": "regular"}]
+PBS = {"queue_type": "Execution", "enabled": "True", "started": "True"}
+PREFIX = {
+    "path": "/shared/apps/hub", "nearest": "/shared/apps", "is_directory": True, "read_only": False, "noexec": False,
+    "closed": "", "free_gib": 900.0, "has_environment": False,
+}  # fmt: skip
 READY: dict[str, Any] = {
     "python": "3.13",
     "python_path": "/usr/bin/python3",
     "scheduler": {
+        "system": "slurm",
         "command": "/usr/bin/scontrol show partition --oneliner",
         "error": "",
         "output": "PartitionName=interactive MaxTime=04:00:00\nPartitionName=regular MaxTime=1-00:00:00\n",
     },
+    "shared_prefix": PREFIX,
     "group": {"name": "hpcusers", "known": True},
     "host": {"name": "login1", "addresses": ["192.0.2.1"]},
     "certificate": None,
@@ -53,11 +67,6 @@ def rule(phase: str, *words: str) -> dict[str, Any]:
     return {"phase": phase, "file": "/etc/pam.d/password-auth", "line": 7, "words": list(words)}
 
 
-@pytest.fixture(scope="module")
-def preflight() -> ModuleType:
-    return load("filter_plugins/preflight.py")
-
-
 @pytest.fixture
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """What looks at a login node, and a /etc/pam.d for it."""
@@ -68,6 +77,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def load(path: str) -> ModuleType:
+    """A plug-in of the role, as Ansible loads it."""
     spec = importlib.util.spec_from_file_location("preflight", ROOT / "roles/preflight" / path)
     assert spec is not None
     assert spec.loader is not None
@@ -83,33 +93,32 @@ def example() -> dict[str, Any]:
     return merged
 
 
-def inventory_problems(preflight: ModuleType, given: dict[str, Any]) -> list[str]:
-    problems: list[str] = preflight.preflight_inventory(
-        given, preflight.preflight_specs(str(ROOT / "roles")), VARS["__preflight_of_site"]
-    )
-    return problems
+def inventory_problems(engine: Engine, given: dict[str, Any]) -> list[str]:
+    return inventory.judge(MAGIC | given, ROOT / "roles", engine).problems
 
 
-def host_problems(preflight: ModuleType, **answers: Any) -> list[str]:
-    problems: list[str] = preflight.preflight_host(READY | answers, QUEUES, VARS["__preflight_systems"], DEBIAN)
-    return problems
+def host_problems(**answers: Any) -> list[str]:
+    return host.problems(READY | answers, QUEUES, VARS["__preflight_systems"], DEBIAN)
 
 
-def test_the_example_inventory_has_no_problem(preflight: ModuleType) -> None:
-    assert inventory_problems(preflight, example()) == []
+def test_the_example_inventory_has_no_problem(engine: Engine) -> None:
+    assert inventory_problems(engine, example()) == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
-def test_a_wrong_inventory_is_reported_whole_and_once(preflight: ModuleType, case: Path) -> None:
+def test_a_wrong_inventory_is_reported_whole_and_once(engine: Engine, case: Path) -> None:
     asked = yaml.safe_load(case.read_text())
 
-    problems = inventory_problems(preflight, example() | asked["change"])
+    problems = inventory_problems(engine, example() | asked["change"])
 
-    assert preflight.preflight_report(problems, "inventories/example") + "\n" == asked["report"]
+    told = report(problems, "inventories/example") + "\n"
+    if "UPDATE_CASES" in os.environ:
+        case.write_text(f"{case.read_text().partition('report: |')[0]}report: |\n{textwrap.indent(told, '  ')}")
+    assert told == asked["report"]
 
 
-def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
-    assert host_problems(preflight) == []
+def test_a_ready_login_node_has_no_problem() -> None:
+    assert host_problems() == []
 
 
 @pytest.mark.parametrize(
@@ -215,6 +224,41 @@ def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
             "pam_sss is not on the login node. Install libpam-sss (Debian) or sssd-client (EL) yourself: it may change"
             " how the whole host signs people in, so that hpchub does not.",
         ),
+        (
+            {"shared_prefix": PREFIX | {"nearest": "/"}},
+            "hpc_shared_prefix is /shared/apps/hub, and neither it nor the directory above is on the login node, only"
+            " /. Mount the file system, make the directory above, or write another.",
+        ),
+        (
+            {"shared_prefix": PREFIX | {"nearest": "/shared/apps/hub", "is_directory": False}},
+            "hpc_shared_prefix is /shared/apps/hub, and /shared/apps/hub is no directory on the login node. Write"
+            " another.",
+        ),
+        (
+            {"shared_prefix": PREFIX | {"read_only": True}},
+            "hpc_shared_prefix is /shared/apps/hub, and root cannot write there on the login node (findmnt --target"
+            " /shared/apps).",
+        ),
+        (
+            {"shared_prefix": PREFIX | {"noexec": True}},
+            "hpc_shared_prefix is /shared/apps/hub, and programs cannot run from there: it is mounted noexec (findmnt"
+            " --target /shared/apps).",
+        ),
+        (
+            {"shared_prefix": PREFIX | {"closed": "/shared"}},
+            "hpc_shared_prefix is /shared/apps/hub, and users cannot pass through /shared. Run chmod o+x on it, or"
+            " write another.",
+        ),
+        (
+            {"shared_prefix": PREFIX | {"free_gib": 0.01}},
+            "hpc_shared_prefix is /shared/apps/hub, and 0.0 GiB are free there; the users' environment needs 1.5 GiB"
+            " (df /shared/apps).",
+        ),
+        (
+            {"scheduler": READY["scheduler"] | {"output": "slurm_load_partitions: what is this\n"}},
+            "The scheduler's answer cannot be read: cannot read this line of scontrol: slurm_load_partitions: what is"
+            " this (/usr/bin/scontrol show partition --oneliner).",
+        ),
         ({"systemd": False}, "The login node does not run systemd, which the hub's services need."),
         (
             {"scheduler": READY["scheduler"] | {"error": "Unable to contact slurm controller", "output": ""}},
@@ -236,10 +280,11 @@ def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
         (
             {
                 "scheduler": {
+                    "system": "pbs",
                     "command": "/opt/pbs/bin/qstat -Q -f -F json",
                     "error": "",
                     "output": json.dumps(
-                        {"Queue": {"interactive": {"resources_max": {"walltime": "01:30:00"}}, "regular": {}}}
+                        {"Queue": {"interactive": PBS | {"resources_max": {"walltime": "01:30:00"}}, "regular": PBS}}
                     ),
                 }
             },
@@ -248,10 +293,8 @@ def test_a_ready_login_node_has_no_problem(preflight: ModuleType) -> None:
         ),
     ],
 )
-def test_an_unready_login_node_is_told_what_is_missing(
-    preflight: ModuleType, answers: dict[str, Any], problem: str
-) -> None:
-    assert host_problems(preflight, **answers) == [problem]
+def test_an_unready_login_node_is_told_what_is_missing(answers: dict[str, Any], problem: str) -> None:
+    assert host_problems(**answers) == [problem]
 
 
 def test_a_service_is_read_with_all_that_it_includes(probe: ModuleType, tmp_path: Path) -> None:
@@ -301,30 +344,132 @@ def test_of_duos_file_only_two_settings_are_told(probe: ModuleType, tmp_path: Pa
     assert "very-secret" not in repr(answer)
 
 
-def test_an_unsupported_system_is_named_with_the_supported_ones(preflight: ModuleType) -> None:
+def test_an_unsupported_system_is_named_with_the_supported_ones() -> None:
     system = {"family": "Debian", "name": "Ubuntu", "major": "24"}
 
-    assert preflight.preflight_host(READY, QUEUES, VARS["__preflight_systems"], system) == [
+    assert host.problems(READY, QUEUES, VARS["__preflight_systems"], system) == [
         "The login node runs Ubuntu 24. hpchub runs on Debian 12 and 13; RedHat 9 and 10."
     ]
 
 
-def test_validate_stops_with_the_report_before_it_looks_at_the_host(tmp_path: Path) -> None:
-    case = yaml.safe_load((Path(__file__).parent / "cases/misspelt.yml").read_text())
-    inventory = tmp_path / "example"
-    group_vars = inventory / "group_vars" / "all"
-    group_vars.mkdir(parents=True)
-    (inventory / "hosts.yml").write_text("hub: {hosts: {localhost: {ansible_connection: local}}}\n")
-    interpreter = {"ansible_python_interpreter": sys.executable, "ansible_become": False}
-    (group_vars / "all.yml").write_text(yaml.safe_dump(example() | case["change"] | interpreter))
-
-    done = subprocess.run(
-        ["ansible-playbook", "-i", str(inventory), "playbooks/validate.yml"],
+def validate(inventory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real playbook, with this machine as the login node."""
+    return subprocess.run(
+        ["ansible-playbook", "-i", str(inventory), "playbooks/validate.yml", *arguments],
         cwd=ROOT, env=os.environ | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}, text=True, capture_output=True,
     )  # fmt: skip
 
+
+def inventory_with(directory: Path, hosts: str, change: dict[str, Any]) -> Path:
+    """The example with a change, in one file."""
+    group_vars = directory / "example/group_vars/all"
+    group_vars.mkdir(parents=True)
+    (directory / "example/hosts.yml").write_text(hosts)
+    interpreter = {"ansible_python_interpreter": sys.executable, "ansible_become": False}
+    (group_vars / "all.yml").write_text(yaml.safe_dump(example() | change | interpreter))
+    return directory / "example"
+
+
+THIS_HOST = "hub: {hosts: {localhost: {ansible_connection: local}}}\n"
+
+
+def test_validate_stops_with_the_report_before_it_looks_at_the_host(tmp_path: Path) -> None:
+    case = yaml.safe_load((Path(__file__).parent / "cases/misspelt.yml").read_text())
+
+    done = validate(inventory_with(tmp_path, THIS_HOST, case["change"]))
+
     assert done.returncode != 0
-    assert json.dumps(case["report"].rstrip("\n"))[1:-1] in done.stdout
+    told = re.sub(r"(?m)^(\d+\. )", r"\1group_vars/all/all.yml, line N: ", case["report"].rstrip("\n"))
+    assert json.dumps(told)[1:-1] in re.sub(r"line \d+:", "line N:", done.stdout)
     assert "changed=0" in done.stdout
     assert "Ask the login node" in done.stdout
     assert done.stdout.count("FAILED") == 1
+
+
+def test_a_broken_template_names_its_variable_and_file_and_hides_no_other_problem(tmp_path: Path) -> None:
+    change = {
+        "jupyterhub_login_banner": "{{ nosuch }}",
+        "jupyterhub_subdomains": "maybe",
+        "jupyterhub_port": 99999,
+        "jupyterhub_login_username_pattern": "*",
+    }
+    place = inventory_with(tmp_path, THIS_HOST, change)
+    text = (place / "group_vars/all/all.yml").read_text().splitlines()
+    line = {name: 1 + next(n for n, words in enumerate(text) if words.startswith(f"{name}:")) for name in change}
+
+    done = validate(place, "-e", "jupyterhub_session_hours=1000")
+
+    assert done.returncode != 0
+    for name, words in {
+        "jupyterhub_login_banner": "cannot be worked out: 'nosuch' is undefined.",
+        "jupyterhub_subdomains": "is 'maybe', and must be true or false",
+        "jupyterhub_port": "is 99999. Write at most 65535.",
+        "jupyterhub_login_username_pattern": "is *. Write a regular expression.",
+    }.items():
+        assert f"group_vars/all/all.yml, line {line[name]}: {name} {words}" in done.stdout
+    assert "the command line: jupyterhub_session_hours is 1000. Write at most 744." in done.stdout
+    assert "preflight found 5 problems" in done.stdout
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/validate.yml"])
+def test_an_inventory_is_asked_for_its_hub_before_anything_else(playbook: str) -> None:
+    first, second = yaml.safe_load((ROOT / playbook).read_text())
+
+    assert (first["hosts"], second["hosts"]) == ("localhost", "hub")
+    assert first["tasks"][0]["ansible.builtin.assert"]["that"] == "groups['hub'] | default([]) | length == 1"
+    assert first["tasks"][0]["tags"] == ["always"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words"),
+    [
+        ("", "No host is in the group hub of the inventory"),
+        ("hubs: {hosts: {login1: }}\n", "No host is in the group hub of the inventory"),
+        ("hub: {hosts: {login1: , login2: }}\n", "login1, login2 are in the group hub of the inventory"),
+    ],
+    ids=["no-inventory", "no-group", "two-hubs"],
+)
+def test_an_inventory_without_one_hub_fails(hosts: str, words: str, tmp_path: Path) -> None:
+    place = inventory_with(tmp_path, hosts, {}) if hosts else tmp_path / "nowhere"
+
+    done = validate(place)
+
+    assert done.returncode != 0
+    assert words in done.stdout
+    assert str(place) in done.stdout
+    assert "inventories/example shows one" in done.stdout
+
+
+def test_a_port_is_ours_only_if_a_process_of_our_unit_listens_there(
+    probe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as mine:
+        port = mine.getsockname()[1]
+        (own,) = probe.listeners(port)
+
+        assert "in use" in probe.taken_by(port, "hpchub.service").lower()
+        assert probe.taken_by(port, own) == ""
+    assert probe.taken_by(port, "hpchub.service") == ""
+    assert probe.taken_by(70000, "hpchub.service") == "there is no such port"
+
+
+def test_a_process_belongs_to_the_innermost_unit_of_its_control_group(probe: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("0::/machine.slice/box.service/system.slice/hpchub.service\n")
+    assert probe.unit_of(tmp_path) == "hpchub.service"
+    (tmp_path / "cgroup").write_text("0::/user.slice\n")
+    (tmp_path / "comm").write_text("python3\n")
+    assert probe.unit_of(tmp_path) == "python3"
+
+
+def test_of_the_shared_prefix_the_nearest_directory_that_is_there_is_told(probe: ModuleType, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "apps").mkdir(mode=0o700)
+    (tmp_path / "file").touch()
+
+    deep, file = probe.prefix(str(tmp_path / "apps/x/hub")), probe.prefix(str(tmp_path / "file/hub"))
+
+    assert (deep["nearest"], deep["is_directory"]) == (str(tmp_path / "apps"), True)
+    assert (file["nearest"], file["is_directory"]) == (str(tmp_path / "file"), False)
+    assert deep["free_gib"] > 0
+    assert not deep["has_environment"]
+    assert probe.prefix(str(tmp_path / "apps/hub"))["closed"]

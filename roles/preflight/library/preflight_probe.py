@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import re
 import socket
@@ -54,6 +55,7 @@ LDAP_SECONDS = 10
 START_TLS = bytes.fromhex("301d02010177188016") + b"1.3.6.1.4.1.1466.20037"
 STARTS_TLS = b"\x0a\x01\x00"
 PAM_SERVICES = Path("/etc/pam.d")
+PROC = Path("/proc")
 FIRST_PERSON = 1000
 """Accounts and groups from this id on are people's, on every distribution that is supported."""
 
@@ -91,9 +93,57 @@ def taken_by(port: int, unit: str) -> str:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
+        except OverflowError:
+            return "there is no such port"
         except OSError as error:
-            return "" if run("systemctl", "is-active", "--quiet", unit)[0] == 0 else str(error.strerror)
+            return "" if listeners(port) == {unit} else str(error.strerror)
     return ""
+
+
+def listeners(port: int) -> set[str]:
+    """Return the units, or the programs outside of any, whose processes listen on a TCP port."""
+    tables = [PROC / "net/tcp", PROC / "net/tcp6"]
+    rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+    # local_address is HEX:PORT, state 0A is LISTEN, and the tenth column is the socket's number (proc(5)).
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
+    return {unit_of(process) for process in PROC.glob("[0-9]*") if has_one(process, sockets)}
+
+
+def has_one(process: Path, sockets: set[str]) -> bool:
+    """Return whether a process has one of these sockets open; one that ended has none."""
+    try:
+        return any(str(link.readlink()) in sockets for link in (process / "fd").iterdir())
+    except OSError:
+        return False
+
+
+def unit_of(process: Path) -> str:
+    """Return the unit to which a process belongs, or its name."""
+    try:
+        units = re.findall(r"/([^/\n]+\.service)", (process / "cgroup").read_text())
+        return str(units[-1]) if units else (process / "comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def prefix(path: str) -> dict[str, Any]:
+    """Return what is to be known about the directory that all nodes see, or the nearest above that is there."""
+    whole = Path(path)
+    nearest = next(place for place in (whole, *whole.parents) if place.exists())
+    about = os.statvfs(nearest)
+    closed = [
+        str(place) for place in (nearest, *nearest.parents) if place.is_dir() and not place.stat().st_mode & 0o001
+    ]
+    return {
+        "path": path,
+        "nearest": str(nearest),
+        "is_directory": nearest.is_dir(),
+        "read_only": bool(about.f_flag & os.ST_RDONLY) or not os.access(nearest, os.W_OK | os.X_OK),
+        "noexec": bool(about.f_flag & os.ST_NOEXEC),
+        "closed": closed[-1] if closed else "",
+        "free_gib": about.f_bavail * about.f_frsize / 1024**3,
+        "has_environment": (whole / "lab/current").exists(),
+    }
 
 
 def directory_error(url: str, ca_file: str) -> str:
@@ -124,7 +174,7 @@ def queues(scheduler: str, prefix: str) -> dict[str, Any]:
     }[scheduler]
     status, output = run(*argv)
     error, answer = ("", output) if status == 0 else (output.strip(), "")
-    return {"command": " ".join(argv), "error": error, "output": answer}
+    return {"system": scheduler, "command": " ".join(argv), "error": error, "output": answer}
 
 
 def group_known(name: str) -> bool:
@@ -311,6 +361,7 @@ def main() -> None:
         "python": python_version(asked["python"]),
         "python_path": asked["python"],
         "scheduler": queues(asked["scheduler"], asked["scheduler_prefix"]),
+        "shared_prefix": prefix(asked["shared_prefix"]),
         "group": {"name": asked["group"], "known": group_known(asked["group"])},
         "host": {"name": asked["host"], "addresses": addresses(asked["host"])},
         "certificate": certificate(asked["certificate"], asked["private_key"], asked["names"])

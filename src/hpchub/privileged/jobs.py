@@ -116,22 +116,48 @@ _JOB: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def faults(data: object) -> dict[str, str]:
+    """What is wrong with a parsed jobs.json: key -> what to write there. Empty if it can be used."""
+    if type(data) is not dict:
+        return {"": f"a mapping with the keys {', '.join(Config.__annotations__)}"}
+    found = {key: f"one of {', '.join(Config.__annotations__)}" for key in data if key not in Config.__annotations__}
+    for key in Config.__annotations__:
+        value = data.get(key)
+        if key == "queues":
+            good = type(value) is list and bool(value) and all(type(q) is str and _NAME.fullmatch(q) for q in value)
+            words = "a list of names of queues"
+        elif key == "scheduler":
+            good, words = type(value) is str and value in _JOB_ID, f"one of {', '.join(_JOB_ID)}"
+        else:
+            own = key == "log_directory"
+            plain = value.replace("{home}", "/h").replace("{user}", "u") if type(value) is str and own else value
+            good = type(plain) is str and _PLAIN_PATH.fullmatch(plain) is not None
+            words = "an absolute path of plain characters" + (", {home} and {user}" if own else "")
+        if not good:
+            found[key] = words
+    return found
+
+
 def read_config(path: Path) -> Config:
     """Read jobs.json. Raises Refused with what is wrong in it."""
     try:
-        data = _exactly(json.loads(path.read_text(encoding="utf-8")), Config.__annotations__, str(path))
-    except (OSError, ValueError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"The hub's job settings {path} cannot be read: {error}") from None
-    queues = data.pop("queues")
-    if type(queues) is not list or any(type(value) is not str for value in (*data.values(), *queues)):
-        raise Refused(f"{path} must hold text, and queues a list of text")
-    if data["scheduler"] not in _JOB_ID:
-        raise Refused(f"{path}: scheduler must be one of {', '.join(_JOB_ID)}")
-    if any(not _PLAIN_PATH.fullmatch(data[name]) for name in ("scheduler_prefix", "lab", "shared_prefix")):
-        raise Refused(f"{path}: scheduler_prefix, lab and shared_prefix must be absolute paths of plain characters")
-    if not _PLAIN_PATH.fullmatch(data["log_directory"].replace("{home}", "/h").replace("{user}", "u")):
-        raise Refused(f"{path}: log_directory must be an absolute path of plain characters, {{home}} and {{user}}")
-    return Config(queues=tuple(queues), **data)
+    wrong = faults(data)
+    if wrong:
+        raise Refused("; ".join(f"{path}: {key}: write {words}" for key, words in wrong.items()))
+    return Config(**data | {"queues": tuple(data["queues"])})
+
+
+def check(file: str) -> int:
+    """Say on stderr what is wrong with a file that would become jobs.json; exit status 1 if anything is."""
+    try:
+        read_config(Path(file))
+    except Refused as refusal:
+        print(refusal, file=sys.stderr)
+        return 1
+    return 0
 
 
 def parse_job(data: object, queues: tuple[str, ...]) -> Job:
@@ -418,4 +444,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(check(sys.argv[2]) if sys.argv[1:2] == ["--check"] and len(sys.argv) == 3 else main())

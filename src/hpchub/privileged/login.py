@@ -23,8 +23,10 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpchub.privileged import pam
 from hpchub.privileged.peer import peer_uid
@@ -35,6 +37,7 @@ PAM_SERVICES = Path("/etc/pam.d")
 MAX_REQUEST_BYTES = 4096
 MAX_INCLUDES = 8
 READ_SECONDS = 5
+MAX_SECONDS = 585  # the hub waits 15 s longer, and at most 600
 REFUSAL_SECONDS = 1.0  # no refusal is quicker, so that its time does not tell whether PAM was asked
 RESULTS = ("ok", "denied", "locked", "expired", "new_pin", "unavailable")
 
@@ -95,22 +98,54 @@ class Verdict:
     reason: str
 
 
+def faults(data: object) -> dict[str, str]:
+    """What is wrong with a parsed login.json: key -> what to write there. Empty if it can be used.
+
+    Standard library only, and the one place that knows: the program, `--check` and preflight ask it.
+    """
+    if type(data) is not dict:
+        return {"": f"a mapping with the keys {', '.join(Config.__annotations__)}"}
+    checks: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "service": (_matches(r"[a-z0-9][a-z0-9._-]{0,63}"), "the name of a file in /etc/pam.d, in small letters"),
+        "files": (_files, "absolute paths, each with a setting or an empty text"),
+        "users_group": (_matches(r"(?!root$)[^\s/,:][^/,:\n]*"), "the name of a group, not root"),
+        "hub_user": (_matches(r"[a-z_][a-z0-9_-]{0,31}"), "the name of an account"),
+        "uid_min": (_number(1, 2**31 - 1), "a whole number, at least 1"),
+        "username_pattern": (_expression, "a regular expression"),
+        "timeout_seconds": (_number(1, MAX_SECONDS), f"a whole number from 1 to {MAX_SECONDS}"),
+    }
+    found = {key: f"one of {', '.join(checks)}" for key in data if key not in checks}
+    return found | {key: words for key, (good, words) in checks.items() if key not in data or not good(data[key])}
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: type(value) is str and re.fullmatch(pattern, value) is not None
+
+
+def _number(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high  # bool is an int to isinstance
+
+
+def _files(value: object) -> bool:
+    return type(value) is dict and all(
+        type(setting) is str and _matches(r"/[^\x00-\x1f]*")(path) for path, setting in value.items()
+    )
+
+
+def _expression(value: object) -> bool:
+    try:
+        return type(value) is str and value != "" and bool(re.compile(value))
+    except (re.error, OverflowError, RecursionError):
+        return False
+
+
 def read_config(path: Path) -> Config:
     """Read login.json. Raises ValueError or OSError if it is not exactly what Config says."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(data, dict) or data.keys() != Config.__annotations__.keys():
-        raise ValueError(f"{path} must hold exactly {', '.join(Config.__annotations__)}")
-    config = Config(**data)
-    numbers = (config.uid_min, config.timeout_seconds)
-    texts = (config.service, config.users_group, config.hub_user, config.username_pattern)
-    if any(type(number) is not int or number < 1 for number in numbers):
-        raise ValueError(f"{path}: uid_min and timeout_seconds must be whole numbers above 0")
-    if any(type(text) is not str or not text for text in texts) or "/" in config.service:
-        raise ValueError(f"{path}: names must be text, and service the name of a file in /etc/pam.d")
-    if type(config.files) is not dict or any(type(setting) is not str for setting in config.files.values()):
-        raise ValueError(f"{path}: files must be paths, each with a setting or an empty text")
-    re.compile(config.username_pattern)
-    return config
+    wrong = faults(data)
+    if wrong:
+        raise ValueError("; ".join(f"{path}: {key}: write {words}" for key, words in wrong.items()))
+    return Config(**data)
 
 
 def parse_request(line: bytes) -> Request:
@@ -304,8 +339,23 @@ def serve(connection: socket.socket) -> tuple[Verdict, Request]:
     return verdict, request
 
 
-def main() -> int:
-    """Entry point: connection on fd 0, audit on stderr, exit status 0 whenever an answer was found."""
+def check(file: str) -> int:
+    """Say on stderr what is wrong with a file that would become login.json; exit status 1 if anything is."""
+    try:
+        read_config(Path(file))
+    except (OSError, ValueError, RecursionError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Entry point: connection on fd 0, audit on stderr, exit status 0 whenever an answer was found.
+
+    With `--check FILE` nobody is connected, and the file is judged.
+    """
+    if arguments:
+        return check(arguments[-1]) if arguments[0] == "--check" and len(arguments) == 2 else 2
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = socket.socket(fileno=os.dup(0))
     request = NO_REQUEST
@@ -325,4 +375,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -424,3 +425,19 @@ def test_wrong_settings_are_refused_with_a_sentence(tmp_path: Path, change: dict
     file.write_text(json.dumps(good | change))
     with pytest.raises(jobs.Refused):
         jobs.read_config(file)
+
+
+def test_check_says_what_is_wrong_with_a_file_before_it_is_in_use(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.json"
+
+    def check(change: dict[str, object]) -> tuple[int, str]:
+        file.write_text(json.dumps(config().__dict__ | {"queues": ["regular"]} | change))
+        argv = [sys.executable, "-m", "hpchub.privileged.jobs", "--check", str(file)]
+        source = str(Path(jobs.__file__).parents[2])
+        done = subprocess.run(argv, capture_output=True, text=True, env={"PYTHONPATH": source}, check=False)
+        return done.returncode, done.stderr
+
+    assert check({}) == (0, "")
+    status, said = check({"shared_prefix": "/shared/apps/hub "})
+    assert status == 1
+    assert said == f"{file}: shared_prefix: write an absolute path of plain characters\n"

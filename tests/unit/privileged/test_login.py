@@ -8,6 +8,7 @@ import os
 import pwd
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -476,3 +477,44 @@ def test_a_secret_is_wiped_in_place() -> None:
     secret = bytearray(b"secret")
     pam.wipe(secret)
     assert secret == bytearray(6)
+
+
+def test_check_says_what_is_wrong_with_a_file_before_it_is_in_use(tmp_path: Path) -> None:
+    file = tmp_path / "login.json"
+
+    def check(change: dict[str, object]) -> tuple[int, list[str]]:
+        file.write_text(json.dumps(CONFIG.__dict__ | change))
+        argv = [sys.executable, "-m", "hpchub.privileged.login", "--check", str(file)]
+        source = str(Path(login.__file__).parents[2])
+        done = subprocess.run(argv, capture_output=True, text=True, env={"PYTHONPATH": source}, check=False)
+        return done.returncode, done.stderr.strip().split("; ")
+
+    assert check({}) == (0, [""])
+    assert check({"username_pattern": "*", "uid_min": 0}) == (
+        1,
+        [f"{file}: uid_min: write a whole number, at least 1", f"{file}: username_pattern: write a regular expression"],
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"service": "../sshd"},
+        {"service": "SSHD"},
+        {"files": {"relative": ""}},
+        {"files": {"/etc/x": 1}},
+        {"files": []},
+        {"users_group": "root"},
+        {"users_group": ""},
+        {"hub_user": "a b"},
+        {"uid_min": True},
+        {"uid_min": "1000"},
+        {"timeout_seconds": 600},
+        {"username_pattern": "("},
+        {"username_pattern": ""},
+        {"extra": 1},
+    ],
+)
+def test_each_wrong_setting_is_told_by_its_key(change: dict[str, object]) -> None:
+    assert login.faults(CONFIG.__dict__) == {}
+    assert login.faults(CONFIG.__dict__ | change).keys() == change.keys()
