@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 from urllib.parse import urlparse
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from hpchub.privileged import batch_systems
 
 SITE_FILE = Path("/etc/hpchub/site.yml")
 
@@ -23,6 +25,17 @@ LdapUrl = Annotated[
     str, Field(pattern=r"^(ldaps|ldap\+starttls)://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$")
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _known(name: str) -> str:
+    """A batch system that hpchub knows; pydantic's own words for a choice if it does not."""
+    if name not in batch_systems.NAMES:
+        expected = " or ".join(f"'{one}'" for one in batch_systems.NAMES)
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+    return name
+
+
+BatchSystem = Annotated[str, AfterValidator(_known)]
 
 
 class SettingsError(Exception):
@@ -190,7 +203,7 @@ class Cluster(Model):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")] = Field(
         description="the cluster's name, as people say it, without blanks"
     )
-    scheduler: Literal["slurm", "pbs"] = Field(description="slurm or pbs")
+    scheduler: BatchSystem = Field(description=" or ".join(batch_systems.NAMES))
     scheduler_prefix: AbsolutePath = Field("/usr/bin", description="the directory of the scheduler's commands")
     shared_prefix: AbsolutePath = Field(
         description="the directory that all nodes share; its etc/dask holds the cluster's Dask defaults"
