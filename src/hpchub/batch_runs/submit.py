@@ -108,20 +108,20 @@ def make_order(choice: argparse.Namespace, site: Site, settings: dict[str, objec
     if min(choice.workers, cores) < 1 or asked <= 0:
         raise BatchError("--workers, --cores and --memory must be positive.")
     extra = settings.get("job-extra-directives")
-    tasks = dialect(site.scheduler).tasks
-    mpi = choice.mpi or tasks is None
+    here = dialect(site.scheduler)
+    mpi = choice.mpi or here.tasks is None
     if mpi and not site.mpi_launcher:
         raise BatchError(f"MPI is not set up for this here: please ask {site.support_contact}.")
     return BatchRunOrder(
         notebook=str(check_notebook(choice.notebook)),
         scheduler=site.scheduler,
         queue=queue,
-        project=choice.project or str(settings.get("account") or ""),
+        project=choice.project or str(settings.get(here.dask.project_key) or ""),
         workers=choice.workers,
         cores=cores,
         memory_mib=round(asked * 1024),
         walltime_minutes=walltime,
-        launcher=site.mpi_launcher if mpi or tasks is None else (f"{site.scheduler_prefix}/{tasks.program}",),
+        launcher=site.mpi_launcher if mpi or here.tasks is None else (f"{site.scheduler_prefix}/{here.tasks.program}",),
         mpi=mpi,
         shared_prefix=str(prefix()),
         directives=tuple(map(str, extra)) if isinstance(extra, list) else (),

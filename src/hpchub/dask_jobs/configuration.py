@@ -185,17 +185,18 @@ def _lines(section: Mapping[str, object], key: str) -> list[object]:
 
 
 def _section(session: Session, site: Mapping[str, object], directory: str) -> dict[str, object]:
+    here = dialect(session.scheduler).dask
     section: dict[str, object] = {
-        "account": session.project,
+        here.project_key: session.project,
         # The submit command passes no environment, or a site keeps it from that: the job script says where to look.
         "job-script-prologue": [
             *_lines(site, "job-script-prologue"),
             f"export DASK_ROOT_CONFIG={shlex.quote(directory)}",
         ],
     }
-    directive = dialect(session.scheduler).dask.reservation_directive
-    if session.reservation is not None and directive is not None:
-        section["job-extra-directives"] = [*_lines(site, "job-extra-directives"), directive(session.reservation)]
+    if session.reservation is not None and here.reservation_directive is not None:
+        directive = here.reservation_directive(session.reservation)
+        section["job-extra-directives"] = [*_lines(site, "job-extra-directives"), directive]
     return section | logging(session.scheduler, site, session.log_directory)
 
 

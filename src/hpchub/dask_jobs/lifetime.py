@@ -25,8 +25,8 @@ import dask.config
 from dask.utils import parse_timedelta
 
 from hpchub.dask_jobs.retirement import Pair, fitting, last_of
-from hpchub.privileged import durations
-from hpchub.scheduler.registry import dialects
+from hpchub.privileged import batch_systems, durations
+from hpchub.scheduler.registry import dialect, dialects
 
 WORKER = "distributed.cli.dask_worker"
 LAST = "HPCHUB_LEAVE_BY"
@@ -62,9 +62,13 @@ def of_site(directory: str) -> Mapping[Pair, float]:
     """What the site's files in this directory say, and for which wall time in seconds."""
     from hpchub.dask_jobs import configuration as own  # a worker has no use for it, and it imports much
 
+    site = own.site_settings(own.read_site(Path(directory)))
+    name = own.mapping(site, "hpchub").get("scheduler")
+    read = dialect(str(name)).seconds if name in batch_systems.NAMES else durations.of_hours
     found: dict[Pair, float] = {}
-    for section in own.sections(own.site_settings(own.read_site(Path(directory)))).values():
-        arguments, seconds = section.get("worker-extra-args"), durations.of_hours(str(section.get("walltime")))
+    for section in own.sections(site).values():
+        arguments, text = section.get("worker-extra-args"), str(section.get("walltime"))
+        seconds = read(text) if ":" in text else durations.of_hours(text)  # YAML reads an unquoted one as seconds
         pair = pair_of(arguments) if isinstance(arguments, list) else None
         if pair and seconds:
             found.setdefault(pair, seconds)

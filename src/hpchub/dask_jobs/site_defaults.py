@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpchub.dask_jobs import retirement
-from hpchub.privileged import durations
 from hpchub.scheduler.dialect import Dialect
 from hpchub.scheduler.registry import dialect
 
@@ -92,7 +91,7 @@ def _section(here: Dialect, job: Mapping[str, Any], queue: str | None) -> dict[s
         "cores": int(job["cores"]),
         "memory": f"{job['memory_gib']}GiB",
         "processes": 1,
-        "walltime": durations.hours(minutes),
+        "walltime": here.dask.wall_time(minutes),
         "queue": queue,
         "interface": job["interface"],
         "local-directory": f"${{HPCHUB_SCRATCH:-$({make})}}",

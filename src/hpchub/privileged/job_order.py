@@ -104,9 +104,9 @@ def _checked(kind: type[Order], data: dict[str, Any]) -> dict[str, Any]:
     known = {field.name: str(field.type) for field in fields(kind)}
     if data.keys() != known.keys():
         raise UnreadableOrder(f"it should have exactly the fields {', '.join(known)}.")
-    if data["scheduler"] not in batch_systems.NAMES:
-        raise UnreadableOrder(f"it is for the batch system {data['scheduler']!r}, which this hpchub does not know.")
     wrong = [name for name, annotation in known.items() if type(data[name]) not in _JSON[annotation]]
     if wrong:
         raise UnreadableOrder(f"{', '.join(wrong)} of it is of another type.")
+    if data["scheduler"] not in batch_systems.NAMES:
+        raise UnreadableOrder(f"it is for the batch system {data['scheduler']!r}, which this hpchub does not know.")
     return {name: tuple(value) if type(value) is list else value for name, value in data.items()}

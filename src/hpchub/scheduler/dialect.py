@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hpchub.privileged import durations
 from hpchub.privileged.batch_systems import Orders
 from hpchub.privileged.job_order import BatchRunOrder
 
@@ -68,6 +69,10 @@ class DaskJobs:
     reservation; a reservation only for that queue, and never against the user's own directive."""
     reservation_directive: Callable[[str], str] | None
     """The directive for a job in a reservation; None where a reservation is a queue."""
+    project_key: str = "account"
+    """The key of a section for the project to which jobs are charged."""
+    wall_time: Callable[[int], str] = durations.hours
+    """Minutes as a section's wall time, which is read by `Dialect.seconds`."""
     live_log: str = ""
     """The directive that has a log written where it belongs while the job runs; "" where it is so anyway."""
 
