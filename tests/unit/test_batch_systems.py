@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -341,6 +343,20 @@ def test_dasks_own_class_makes_jobs_of_a_session_and_marks_them(batch_system: Ba
     assert TAG in done.stdout.splitlines()[-1]
 
 
+def test_dask_jobqueue_has_what_the_dialect_says(batch_system: BatchSystem) -> None:
+    here = batch_system.dialect.dask
+    upstream = getattr(import_module("dask_jobqueue"), here.cluster_class).job_cls
+    assert (upstream.config_name, upstream.submit_command) == (here.section, batch_system.dialect.submit_program)
+    defaults = yaml.safe_load(
+        Path(import_module("dask_jobqueue").__file__ or "").with_name("jobqueue.yaml").read_text()
+    )
+    assert defaults["jobqueue"][here.section].keys() >= {*here.keys, here.project_key, "queue", "walltime"}
+    assert re.search(upstream.job_id_regexp, batch_system.sample["answer"])
+    if batch_system.dialect.tasks:
+        module, name = batch_system.dialect.tasks.runner
+        assert hasattr(import_module(module), name)
+
+
 def test_a_jobs_mark_keeps_what_its_user_wrote_and_the_sessions_reservation(batch_system: BatchSystem) -> None:
     class Own(Job):
         submit_command, job_header = batch_system.sample["submit"], batch_system.sample["header"]
@@ -410,11 +426,18 @@ def test_in_a_batch_run_every_class_of_cluster_is_the_runs_own_allocation(batch_
 # -- what it costs
 
 
-def test_a_dialect_costs_a_worker_nothing_that_it_has_not_already() -> None:
-    code = (
-        "import sys; from hpchub.scheduler import registry; registry.job_id({})\n"
-        "heavy = {'pydantic', 'prometheus_client', 'jupyterhub', 'dask', 'distributed', 'yaml'} & set(sys.modules)\n"
-        "sys.exit(', '.join(sorted(heavy)) or 0)"
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from hpchub.scheduler import registry; registry.job_id({})",  # in every worker
+        "from hpchub.dask_jobs import site_defaults, retirement",  # on a controller that has Ansible alone
+        "from hpchub.privileged import jobs; jobs.batch_systems.orders('slurm')",
+    ],
+)
+def test_a_dialect_needs_nothing_but_the_standard_library(use: str) -> None:
+    code = f"import sys; before = set(sys.modules); {use}\n" + (
+        "names = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "sys.exit(', '.join(sorted(names - sys.stdlib_module_names - {'hpchub'})) or 0)"
     )
     environment = {"PYTHONPATH": str(Path(configuration.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
