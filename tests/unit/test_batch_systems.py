@@ -313,7 +313,7 @@ def test_the_settings_of_a_session_are_what_was_reviewed(batch_system: BatchSyst
         "tag", "17",
     )  # fmt: skip
     made = configuration.session_settings(one, site, "/home/alice/keys/1", "/home/alice/sessions/1")
-    name = f"session{'-reservation' if reservation else ''}.yaml"
+    name = f"session{'-reservation' if reservation else ''}.golden"
     assert is_golden(batch_system, name, yaml.safe_dump(made))
 
 
