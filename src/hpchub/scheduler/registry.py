@@ -28,11 +28,11 @@ def questions(name: str, prefix: str, ask: Ask | None = None) -> Scheduler:
     `ask` runs a command; left out, each gets at most 15 seconds and the environment that it needs. Raises ValueError
     if the name is not one that hpchub knows.
     """
+    variables = dialect(name).command_variables
     if ask is None:
         from hpchub.scheduler.commands import asker  # with metrics: only who asks needs them
 
-        ask = asker(variables=dialect(name).command_variables)
-    batch_systems.orders(name)
+        ask = asker(variables=variables)
     found: Scheduler = import_module(f"hpchub.scheduler.{name}").QUESTIONS(prefix, ask)
     return found
 
