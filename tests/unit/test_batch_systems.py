@@ -27,6 +27,7 @@ from hpchub.batch_runs import job, submit
 from hpchub.dask_jobs import cleanup, configuration, lifetime, session
 from hpchub.dask_jobs.cluster import Job
 from hpchub.dask_jobs.patches import outside_lab, worker_loss
+from hpchub.hub.runtime import running
 from hpchub.lab import start
 from hpchub.privileged import batch_systems, jobs
 from hpchub.privileged.job_order import BatchRunOrder
@@ -208,6 +209,11 @@ async def test_commands_get_the_environment_that_their_answers_are_read_with(
     questions: Any = registry.questions(batch_system.name, str(tmp_path))
     names = {line.split("=")[0] for line in (await questions.ask(["/usr/bin/env"])).splitlines()}
     assert names == {"PATH", "LANG", *batch_system.sample["command_variables"]}
+
+
+def test_the_hub_asks_the_batch_system_of_its_cluster(batch_system: BatchSystem, site_file: Path) -> None:
+    asked: Any = running(site_of(batch_system, site_file).cluster, "https://hub.example.org/").scheduler
+    assert (type(asked).__module__, asked.prefix) == (f"hpchub.scheduler.{batch_system.name}", "/usr/bin")
 
 
 # -- preflight
