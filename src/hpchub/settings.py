@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 from urllib.parse import urlparse, urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
+
+from hpchub.privileged import batch_systems
 
 SITE_FILE = Path("/etc/hpchub/site.yml")
 
@@ -147,6 +149,17 @@ Cores = Annotated[int, Field(ge=1, le=MAX_CORES)]
 MemoryGib = Annotated[float, Field(gt=0, le=MAX_MEMORY_GIB)]
 Text = Annotated[str, matches(r"[^\x00-\x08\x0b-\x1f\x7f]*", "text without control characters")]
 Line = Annotated[str, matches(r"[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*", "one line of text, not empty")]
+
+
+def _known(name: str) -> str:
+    """A batch system that hpchub knows; pydantic's own words for a choice if it does not."""
+    if name not in batch_systems.NAMES:
+        expected = " or ".join(f"'{one}'" for one in batch_systems.NAMES)
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+    return name
+
+
+BatchSystem = Annotated[str, AfterValidator(_known)]
 
 
 class SettingsError(Exception):
@@ -304,7 +317,7 @@ class Cluster(Model):
     """One cluster: its batch system, and all that is asked of it. Whoever needs a part of it is given this object."""
 
     name: ClusterName = Field(description="the cluster's name, as people say it, without blanks")
-    scheduler: Literal["slurm", "pbs"] = Field(description="slurm or pbs")
+    scheduler: BatchSystem = Field(description=" or ".join(batch_systems.NAMES))
     scheduler_prefix: PlainPath = Field("/usr/bin", description="the directory of the scheduler's commands")
     shared_prefix: SharedPath = Field(
         description="the directory that all nodes share; its etc/dask holds the cluster's Dask defaults"

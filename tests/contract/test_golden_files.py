@@ -56,7 +56,8 @@ def variables() -> dict[str, Any]:
         for number, host in enumerate(("radius1.example.org", "radius2.example.org:1645", "[2001:db8::4]"), 1)
     ]
     init_plugin_loader()
-    filter_loader.add_directory(str(ROOT / "roles/dask_site/filter_plugins"))
+    for path in sorted(ROOT.glob("roles/*/filter_plugins")):
+        filter_loader.add_directory(str(path))
     return merged
 
 

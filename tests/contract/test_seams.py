@@ -395,7 +395,7 @@ SEAMS = (
             "distributed.deploy.cluster.Cluster._start": "(self)",
             "distributed.deploy.cluster.Cluster.__init__": "uses _loop_runner",
         },
-        marks=("SLURMCluster", "PBSCluster", "_start", "_loop_runner", "setattr(dask_jobqueue, name)"),
+        marks=("_start", "_loop_runner", "setattr(dask_jobqueue, name)"),
     ),
     Seam(
         "batch_runs/task.py",
@@ -736,7 +736,8 @@ def assigned(tree: ast.AST) -> Iterator[ast.expr]:
 def added(call: ast.Call, theirs: set[str]) -> set[str]:
     """What a call changes of upstream: setattr, vars(module).update, or a method that changes a list or mapping."""
     if ast.unparse(call.func) == "setattr" and root(call.args[0]) in theirs:
-        return {getattr(call.args[1], "value", f"setattr({ast.unparse(call.args[0])}, name)")}
+        name = call.args[1]
+        return {str(name.value) if isinstance(name, ast.Constant) else f"setattr({ast.unparse(call.args[0])}, name)"}
     if not isinstance(call.func, ast.Attribute) or root(call.func.value) not in theirs:
         return set()
     owner, verb = call.func.value, call.func.attr

@@ -17,6 +17,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file."""
         return {
+            "preflight_limits": host.limits,
             "preflight_host": host.problems,
             "preflight_warnings": certificate.warnings,
             "preflight_report": report,

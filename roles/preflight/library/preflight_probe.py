@@ -24,8 +24,8 @@ description: [Answers in one round trip and changes nothing.]
 author: the hpchub contributors
 options:
   python: {description: The interpreter that environments are built on., type: path, required: true}
-  scheduler: {description: The batch system., type: str, required: true, choices: [slurm, pbs]}
-  scheduler_prefix: {description: The directory of its commands., type: path, required: true}
+  scheduler: {description: The batch system., type: str, required: true}
+  limits: {description: The command that lists its queues., type: list, elements: str, required: true}
   shared_prefix: {description: The directory that all nodes see., type: path, required: true}
   group: {description: The group of the hub's users., type: str, required: true}
   host: {description: The name by which compute nodes reach the hub., type: str, required: true}
@@ -40,7 +40,7 @@ options:
 
 EXAMPLES = r"""
 - name: Ask
-  preflight_probe: {python: /usr/bin/python3, scheduler: slurm, scheduler_prefix: /usr/bin, shared_prefix: /opt/hpchub,
+  preflight_probe: {python: /usr/bin/python3, scheduler: mine, limits: [/usr/bin/queues], shared_prefix: /opt/hpchub,
     group: hpcusers, host: login1, ports: {hpchub.service: 8081},
     sign_in: {stack: radius, service: common-account, tokens: "", servers: [radius.example.org], duo: "", first: ""}}
 """
@@ -166,12 +166,8 @@ def directory_error(url: str, ca_file: str) -> str:
         return str(error)
 
 
-def queues(scheduler: str, prefix: str) -> dict[str, Any]:
+def queues(scheduler: str, argv: list[str]) -> dict[str, Any]:
     """Return the scheduler's own words if it does not answer, else the text in which it lists its queues."""
-    argv = {
-        "slurm": (f"{prefix}/scontrol", "show", "partition", "--oneliner"),
-        "pbs": (f"{prefix}/qstat", "-Q", "-f", "-F", "json"),
-    }[scheduler]
     status, output = run(*argv)
     error, answer = ("", output) if status == 0 else (output.strip(), "")
     return {"system": scheduler, "command": " ".join(argv), "error": error, "output": answer}
@@ -341,8 +337,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "python": {"type": "path", "required": True},
-            "scheduler": {"type": "str", "required": True, "choices": ["slurm", "pbs"]},
-            "scheduler_prefix": {"type": "path", "required": True},
+            "scheduler": {"type": "str", "required": True},
+            "limits": {"type": "list", "elements": "str", "required": True},
             "shared_prefix": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
             "host": {"type": "str", "required": True},
@@ -360,7 +356,7 @@ def main() -> None:
     answers = {
         "python": python_version(asked["python"]),
         "python_path": asked["python"],
-        "scheduler": queues(asked["scheduler"], asked["scheduler_prefix"]),
+        "scheduler": queues(asked["scheduler"], asked["limits"]),
         "shared_prefix": prefix(asked["shared_prefix"]),
         "group": {"name": asked["group"], "known": group_known(asked["group"])},
         "host": {"name": asked["host"], "addresses": addresses(asked["host"])},

@@ -1,7 +1,8 @@
 """The first program of a batch job: starts the tasks, waits for them, and writes down what came of it.
 
-`python -I -m hpchub.batch_runs.job` with an Order as JSON on stdin. What is written into the run's directory: the
-notebook as far as it has run, its plots, report.yaml. Exit status 0 if every cell has run, else 1.
+`python -I -m hpchub.batch_runs.job` with a hpchub.privileged.job_order.BatchRunOrder as JSON on stdin. What is written
+into the run's directory: the notebook as far as it has run, its plots, report.yaml. Exit status 0 if every cell has
+run, else 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ import yaml
 
 from hpchub.dask_jobs import configuration
 from hpchub.dask_jobs.patches import worker_loss
+from hpchub.privileged import job_order
+from hpchub.privileged.job_order import BatchRunOrder
+from hpchub.scheduler.job_environment import job_environment
+from hpchub.scheduler.registry import dialect
 
 PACKAGES = ("hpchub", "dask", "distributed", "dask-jobqueue", "dask-mpi", "xarray", "zarr", "numpy", "nbclient")
 LOOK_SECONDS, LEAVE_SECONDS = 5, 15
@@ -35,44 +39,13 @@ OUTCOME = "outcome.json"
 """In the session's directory: what the notebook's task tells this program."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What `hpchub batch` asked for. Memory is of one worker; no project is "". Launcher and directives are argv."""
-
-    notebook: str
-    scheduler: str
-    queue: str
-    project: str
-    workers: int
-    cores: int
-    memory_mib: int
-    walltime_minutes: int
-    launcher: tuple[str, ...]
-    mpi: bool
-    shared_prefix: str
-    directives: tuple[str, ...] = ()
-    directory: str = ""
-
-
-def environment(inherited: Mapping[str, str], account: pwd.struct_passwd) -> dict[str, str]:
+def environment(order: BatchRunOrder, account: pwd.struct_passwd, inherited: Mapping[str, str]) -> dict[str, str]:
     """What the tasks get: the job's own variables and the account's."""
-    programs = dict.fromkeys([f"{sys.prefix}/bin", *inherited.get("PATH", "").split(":"), "/usr/bin", "/bin"])
-    variables = {
-        "LANG": "C.UTF-8",
-        **inherited,
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "SHELL": account.pw_shell or "/bin/sh",
-        "PATH": ":".join(filter(None, programs)),
-    }
-    # With these, srun would start the tasks without the variables set here.
-    for name in ("SLURM_EXPORT_ENV", "SLURM_GET_USER_ENV"):
-        variables.pop(name, None)
-    return variables
+    programs = [f"{sys.prefix}/bin", *inherited.get("PATH", "").split(":"), "/usr/bin", "/bin"]
+    return job_environment(dialect(order.scheduler), account, inherited, programs)
 
 
-def prepare(order: Order, account: pwd.struct_passwd) -> Path:
+def prepare(order: BatchRunOrder, account: pwd.struct_passwd) -> Path:
     """Write the job's Dask configuration, with the user's keys and this order in it. Raises OSError."""
     session = configuration.Session(order.scheduler, order.project, order.queue, None, "", order.directory)
     site = configuration.read_site(Path(order.shared_prefix) / "etc/dask")
@@ -86,18 +59,15 @@ def prepare(order: Order, account: pwd.struct_passwd) -> Path:
     return directory
 
 
-def launch(order: Order, session: Path) -> list[str]:
+def launch(order: BatchRunOrder, session: Path) -> list[str]:
     """The command that starts all tasks. Each begins as a Dask job of this site begins, with its prologue."""
     site = configuration.site_settings(configuration.read_site(session))
-    section: Any = site["jobqueue"]
-    lines = section[order.scheduler].get("job-script-prologue") or []
-    task = "\n".join([*map(str, lines), f'"{sys.executable}" -I -m hpchub.batch_runs.task'])
-    tasks = order.workers + 2
-    if order.mpi:
-        return [*order.launcher, "-n", str(tasks), "/bin/bash", "-c", task]
-    # A worker that dies is no reason to end the others.
-    flags = ["--ntasks", str(tasks), "--kill-on-bad-exit=0", "--unbuffered"]
-    return [*order.launcher, *flags, "/bin/bash", "-c", task]
+    here = dialect(order.scheduler)
+    lines = configuration.sections(site)[here.dask.section].get("job-script-prologue")
+    prologue = lines if isinstance(lines, list) else []
+    task = "\n".join([*map(str, prologue), f'"{sys.executable}" -I -m hpchub.batch_runs.task'])
+    options = ["-n", str(order.tasks)] if here.tasks is None or order.mpi else here.tasks.options(order.tasks)
+    return [*order.launcher, *options, "/bin/bash", "-c", task]
 
 
 def read_outcome(session: Path) -> dict[str, Any]:
@@ -121,12 +91,15 @@ def verdict(outcome: Mapping[str, Any], status: int, stopped: bool) -> str:
     return f"The tasks ended before the notebook did, with exit status {status}{at}. The lines above say more."
 
 
-def report(order: Order, outcome: Mapping[str, Any], problem: str, began: float, variables: Mapping[str, str]) -> str:
+def report(
+    order: BatchRunOrder, outcome: Mapping[str, Any], problem: str, began: float, variables: Mapping[str, str]
+) -> str:
     """The run report, as YAML that people read; seconds are wall clock."""
 
     def clock(when: float) -> str:
         return datetime.datetime.fromtimestamp(when).astimezone().isoformat(timespec="seconds")
 
+    here = dialect(order.scheduler)
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -138,12 +111,12 @@ def report(order: Order, outcome: Mapping[str, Any], problem: str, began: float,
         "outcome": problem or "Every cell has run.",
         "exit": 1 if problem else 0,
         "notebook": order.notebook,
-        "job": variables.get("SLURM_JOB_ID") or variables.get("PBS_JOBID"),
-        "queue": variables.get("SLURM_JOB_PARTITION") or variables.get("PBS_QUEUE") or order.queue,
-        "project": variables.get("SLURM_JOB_ACCOUNT") or variables.get("PBS_ACCOUNT") or order.project,
+        "job": here.job_id(variables) or None,
+        "queue": variables.get(here.variables.queue) or order.queue,
+        "project": variables.get(here.variables.project) or order.project,
         "walltime_minutes": order.walltime_minutes,
         "workers": {"asked": order.workers, "cores": order.cores, "memory_mib": order.memory_mib},
-        "started_by": "dask-mpi" if order.mpi else "dask-jobqueue's SLURMRunner",
+        "started_by": f"dask-jobqueue's {here.tasks.runner[1]}" if here.tasks and not order.mpi else "dask-mpi",
         "nodes": outcome.get("nodes", {}),
         "began": clock(began),
         "ended": clock(ended),
@@ -189,11 +162,11 @@ def wait(tasks: subprocess.Popen[bytes], session: Path) -> tuple[int, bool]:
         return 1, stopped
 
 
-def run(order: Order) -> int:
+def run(order: BatchRunOrder) -> int:
     """Start the tasks and wait for them; gives the job's exit status."""
     began = time.time()
     account = pwd.getpwuid(os.getuid())
-    variables = environment(os.environ, account)
+    variables = environment(order, account, os.environ)
     target = Path(order.directory, "report.yaml")
     if target.exists():
         print(f"hpchub: {order.directory} has a run already. `hpchub batch` makes a new one.", file=sys.stderr)
@@ -212,17 +185,11 @@ def run(order: Order) -> int:
     return 1 if problem else 0
 
 
-def read_order(text: str) -> Order:
-    """Read what `hpchub batch` wrote. Raises ValueError, TypeError, KeyError if it is something else."""
-    fields = json.loads(text)
-    return Order(**{**fields, "launcher": tuple(fields["launcher"]), "directives": tuple(fields["directives"])})
-
-
 def main() -> int:
     """Entry point of the job."""
     try:
-        order = read_order(sys.stdin.read())
-    except (ValueError, TypeError, KeyError) as error:
+        order = job_order.read(BatchRunOrder, sys.stdin.read())
+    except job_order.UnreadableOrder as error:
         print(f"hpchub: the job's script does not fit this environment: {error}", file=sys.stderr)
         return 1
     try:

@@ -1,7 +1,8 @@
 """In the kernel of a batch job, the cluster that a notebook asks for is the job's own allocation.
 
-Started in the place of `ipykernel_launcher`, before anything of the notebook: `SLURMCluster` and `PBSCluster` of
-dask_jobqueue become `Allocation`, so that a notebook which asks for jobs when a person runs it needs no change.
+Started in the place of `ipykernel_launcher`, before anything of the notebook: dask_jobqueue's classes for the batch
+systems that hpchub knows become `Allocation`, so that a notebook which asks for jobs when a person runs it needs no
+change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from distributed import Security
 from distributed.core import rpc
 from distributed.deploy.cluster import Cluster
 
-CLASSES = ("SLURMCluster", "PBSCluster")
+from hpchub.scheduler.registry import dialects
 
 
 class Allocation(Cluster):
@@ -48,8 +49,8 @@ def main() -> None:
     """Become the kernel."""
     if sys.path[0] in ("", str(Path.cwd())):
         del sys.path[0]  # as ipykernel_launcher does: the notebook's directory is for the notebook's imports
-    for name in CLASSES:
-        setattr(dask_jobqueue, name, Allocation)
+    for one in dialects():
+        setattr(dask_jobqueue, one.dask.cluster_class, Allocation)
     from ipykernel import kernelapp
 
     kernelapp.launch_new_instance()

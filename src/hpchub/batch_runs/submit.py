@@ -13,20 +13,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hpchub.privileged import batch_systems, job_order
+from hpchub.privileged.job_order import BatchRunOrder
 from hpchub.request import clock, parse_walltime
 from hpchub.scheduler.messages import refusal
-
-if TYPE_CHECKING:  # what this command needs is imported when it is run: the hub has the same command line
-    from hpchub.batch_runs.job import Order
+from hpchub.scheduler.registry import dialect
 
 DELIMITER = "END-OF-HPCHUB-BATCH"
-EXTRA_TASKS = 2
-"""Beside the workers: one for Dask's scheduler, one for the notebook."""
 SUBMIT_SECONDS = 60
 
 
@@ -67,6 +64,7 @@ def read_site(path: Path) -> Site:
     """Read batch.json. Raises BatchError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        batch_systems.orders(found["scheduler"])
         return Site(**{**found, "mpi_launcher": tuple(found["mpi_launcher"])})
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BatchError(f"{path} cannot be used ({error}). Run `hpchub batch` of your centre's environment.") from None
@@ -78,7 +76,7 @@ def run(choice: argparse.Namespace) -> None:
     os.environ.setdefault("DASK_ROOT_CONFIG", str(prefix() / "etc/dask"))  # dask reads it when it is imported
     import dask.config
 
-    settings = dask.config.get(f"jobqueue.{site.scheduler}", {})
+    settings = dask.config.get(f"jobqueue.{dialect(site.scheduler).dask.section}", {})
     order = make_order(choice, site, settings)
     directory = make_directory(Path(order.notebook), datetime.now())
     try:
@@ -93,11 +91,9 @@ def run(choice: argparse.Namespace) -> None:
     )
 
 
-def make_order(choice: argparse.Namespace, site: Site, settings: dict[str, object]) -> Order:
+def make_order(choice: argparse.Namespace, site: Site, settings: dict[str, object]) -> BatchRunOrder:
     """What was asked for, with the defaults of site and session (a section of dask-jobqueue). Raises BatchError."""
-    from dask.utils import parse_bytes
-
-    from hpchub.batch_runs.job import Order
+    from dask.utils import parse_bytes  # when it is run: the hub has the same command line
 
     queue = choice.queue or str(settings.get("queue") or site.default_queue)
     if choice.queue and queue not in site.queues:  # that of the session may be a reservation
@@ -110,21 +106,22 @@ def make_order(choice: argparse.Namespace, site: Site, settings: dict[str, objec
     cores = choice.cores if choice.cores is not None else int(str(settings.get("cores") or 1))
     asked = parse_bytes(str(settings.get("memory") or "2GiB")) / 2**30 if choice.memory is None else choice.memory
     if min(choice.workers, cores) < 1 or asked <= 0:
-        raise BatchError("Workers, their cores and their memory have to be more than none.")
+        raise BatchError("--workers, --cores and --memory must be positive.")
     extra = settings.get("job-extra-directives")
-    mpi = choice.mpi or site.scheduler != "slurm"
+    here = dialect(site.scheduler)
+    mpi = choice.mpi or here.tasks is None
     if mpi and not site.mpi_launcher:
         raise BatchError(f"MPI is not set up for this here: please ask {site.support_contact}.")
-    return Order(
+    return BatchRunOrder(
         notebook=str(check_notebook(choice.notebook)),
         scheduler=site.scheduler,
         queue=queue,
-        project=choice.project or str(settings.get("account") or ""),
+        project=choice.project or str(settings.get(here.dask.project_key) or ""),
         workers=choice.workers,
         cores=cores,
         memory_mib=round(asked * 1024),
         walltime_minutes=walltime,
-        launcher=site.mpi_launcher if mpi else (f"{site.scheduler_prefix}/srun",),
+        launcher=site.mpi_launcher if mpi or here.tasks is None else (f"{site.scheduler_prefix}/{here.tasks.program}",),
         mpi=mpi,
         shared_prefix=str(prefix()),
         directives=tuple(map(str, extra)) if isinstance(extra, list) else (),
@@ -165,63 +162,26 @@ def make_directory(notebook: Path, now: datetime) -> Path:
             f"{runs} cannot be written ({error.strerror}), and that is where the run is kept. "
             "Copy the notebook to a directory of yours that has room."
         ) from None
-    raise BatchError(f"{runs} has a hundred runs of this second.")
+    raise BatchError(f"More than {len(names)} runs were started in the same second: see {runs}.")
 
 
-def script(order: Order, directory: Path) -> str:
+def script(order: BatchRunOrder, directory: Path) -> str:
     """The job's script. It names no path to the batch system: it is submitted from the run's directory."""
-    lines = _SBATCH if order.scheduler == "slurm" else _PBS
-    hours, minutes = divmod(order.walltime_minutes, 60)
-    more = [lines["project"].format(order.project)] if order.project else []
-    more += [f"{lines['directive']} {directive}" for directive in order.directives]
-    head = lines["head"].format(
-        queue=order.queue,
-        tasks=order.workers + EXTRA_TASKS,
-        cores=order.cores,
-        memory=order.memory_mib,
-        per_core=-(-order.memory_mib // order.cores),
-        total=order.walltime_minutes,
-        walltime=f"{hours:02}:{minutes:02}:00",
-    )
+    here = dialect(order.scheduler)
     python = shlex.quote(f"{Path(sys.prefix).resolve()}/bin/python")
-    text = json.dumps({**asdict(order), "directory": str(directory)})  # on one line, so it cannot end the text early
+    text = job_order.write(replace(order, directory=str(directory)))
     start = f"exec {python} -I -m hpchub.batch_runs.job <<'{DELIMITER}'\n{text}\n{DELIMITER}\n"
-    return "\n".join(["#!/bin/bash", *head.splitlines(), *more, start])
-
-
-_SBATCH = {
-    "head": """#SBATCH --job-name=hpchub-batch
-#SBATCH --partition={queue}
-#SBATCH --ntasks={tasks}
-#SBATCH --cpus-per-task={cores}
-#SBATCH --mem-per-cpu={per_core}M
-#SBATCH --time={total}
-#SBATCH --output=job.log
-#SBATCH --export=NIL
-#SBATCH --no-requeue""",
-    "project": "#SBATCH --account={}",
-    "directive": "#SBATCH",
-}
-_PBS = {
-    "head": """#PBS -N hpchub-batch
-#PBS -q {queue}
-#PBS -l select={tasks}:ncpus={cores}:mpiprocs=1:mem={memory}mb
-#PBS -l walltime={walltime}
-#PBS -j oe
-#PBS -o job.log
-#PBS -k oed
-#PBS -r n""",
-    "project": "#PBS -A {}",
-    "directive": "#PBS",
-}
+    return "\n".join(["#!/bin/bash", *here.directives([*here.batch_run(order), *order.directives]), start])
 
 
 def submit(site: Site, directory: Path) -> str:
     """Hand the script to the batch system; gives the job's number. Raises BatchError with its words."""
-    command = ["sbatch", "--parsable"] if site.scheduler == "slurm" else ["qsub"]
-    command = [f"{site.scheduler_prefix}/{command[0]}", *command[1:], "job.sh"]
+    here = dialect(site.scheduler)
+    program, *options = here.orders.submit_command
+    command = [f"{site.scheduler_prefix}/{program}", *options, "job.sh"]
     # What a job of the user's own has in its environment is no wish for this one.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+    asked = here.variables.of_submission
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(asked)}
     try:
         done = subprocess.run(  # noqa: S603 - an argument list of our own
             command,
@@ -236,4 +196,4 @@ def submit(site: Site, directory: Path) -> str:
         raise BatchError(f"{command[0]} does not work here: {error}. Please ask {site.support_contact}.") from None
     if done.returncode:
         raise BatchError(refusal(" ".join((done.stderr or done.stdout).split()), site.support_contact))
-    return done.stdout.strip().split(";")[0]
+    return here.orders.submitted(done.stdout)

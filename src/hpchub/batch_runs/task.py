@@ -1,4 +1,4 @@
-"""One task of a batch job: Dask's scheduler, a worker, or the notebook. dask-jobqueue's SLURMRunner or dask-mpi decide.
+"""One task of a batch job: Dask's scheduler, a worker, or the notebook. dask-jobqueue's runner or dask-mpi decide.
 
 The job's order comes in Dask's own configuration, and so do the keys: see hpchub.batch_runs.job.
 """
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from hpchub.batch_runs.job import OUTCOME
+from hpchub.scheduler.registry import dialect
 
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 START_SECONDS = 300
@@ -36,7 +38,7 @@ LOOPBACK = "127.0.0.1:0"
 
 def section(order: dict[str, Any]) -> dict[str, Any]:
     """What the site says about Dask jobs of this machine."""
-    found: dict[str, Any] = dask.config.get(f"jobqueue.{order['scheduler']}")
+    found: dict[str, Any] = dask.config.get(f"jobqueue.{dialect(order['scheduler']).dask.section}")
     return found
 
 
@@ -56,7 +58,10 @@ def main() -> int:
         "dashboard_address": LOOPBACK,
         **common,
     }
-    return (mpi if order["mpi"] else slurm)(order, common, worker)
+    tasks = dialect(order["scheduler"]).tasks
+    if order["mpi"] or tasks is None:
+        return mpi(order, common, worker)
+    return own_launcher(order, tasks.runner, common, worker)
 
 
 def mpi(order: dict[str, Any], common: dict[str, Any], worker: dict[str, Any]) -> int:
@@ -67,11 +72,11 @@ def mpi(order: dict[str, Any], common: dict[str, Any], worker: dict[str, Any]) -
     return notebook(order, dask.config.get("scheduler-address"))
 
 
-def slurm(order: dict[str, Any], common: dict[str, Any], worker: dict[str, Any]) -> int:
-    """All tasks but the notebook's end in the constructor."""
-    from dask_jobqueue.slurm import SLURMRunner
+def own_launcher(order: dict[str, Any], runner: tuple[str, str], common: dict[str, Any], worker: dict[str, Any]) -> int:
+    """All tasks but the notebook's end in the constructor of dask-jobqueue's class, `runner`: its module and name."""
+    base: Any = getattr(import_module(runner[0]), runner[1])
 
-    class Runner(SLURMRunner):
+    class Runner(base):  # type: ignore[misc]  # known when it runs
         async def before_client_start(self) -> None:
             """The runner's own connection knows of no keys."""
             self.scheduler_comm: Any = rpc(
@@ -83,8 +88,8 @@ def slurm(order: dict[str, Any], common: dict[str, Any], worker: dict[str, Any])
         scheduler_options={**common, "dashboard_address": LOOPBACK},
         worker_class="distributed.Nanny",
         worker_options=worker,
-    ) as runner:
-        return notebook(order, runner.scheduler_address)
+    ) as started:
+        return notebook(order, started.scheduler_address)
 
 
 def notebook(order: dict[str, Any], address: str) -> int:
@@ -159,7 +164,7 @@ class Run:
             self._outcome["failed"] = f"Cell {self._outcome['cell']} failed: {error.ename}: {error.evalue}"
         except DeadKernelError:
             self._outcome["failed"] = (
-                f"The kernel died in cell {self._outcome['cell']}. Often that is a want of memory: see --memory."
+                f"The kernel died in cell {self._outcome['cell']}. Often it ran out of memory: see --memory."
             )
         except RuntimeError as error:  # of nbclient, about a kernel that does not start
             self._outcome["failed"] = f"The notebook could not be run: {error}."

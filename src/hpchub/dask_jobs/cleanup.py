@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 from hpchub.dask_jobs import session
+from hpchub.privileged.batch_systems import orders
 from hpchub.scheduler import SchedulerUnavailable, of_session
 from hpchub.scheduler.commands import run
 
@@ -34,12 +35,12 @@ async def end(tag: str) -> bool:
         return True
     left = of_session(await scheduler.own(pwd.getpwuid(os.getuid()).pw_name), tag)
     if left:
-        name = {"slurm": "scancel", "pbs": "qdel"}[session.setting("scheduler")]
+        command = orders(session.setting("scheduler")).cancel(session.setting("scheduler-prefix", "/usr/bin"), left)
         log.warning("Cancelling Dask jobs that nobody waits for any more: %s", " ".join(left))
         try:
-            await run([f"{session.setting('scheduler-prefix', '/usr/bin')}/{name}", *left], timeout=CANCEL_SECONDS)
+            await run(command, timeout=CANCEL_SECONDS)
         except (OSError, TimeoutError) as error:
-            raise SchedulerUnavailable(f"{name}: {error}") from error
+            raise SchedulerUnavailable(f"{command[0]}: {error}") from error
     return not left
 
 

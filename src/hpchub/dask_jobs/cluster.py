@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import pwd
-import re
 import shlex
 import tempfile
 import time
@@ -31,9 +30,11 @@ from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
 
 from hpchub.dask_jobs import lifetime, missing_workers, session
-from hpchub.dask_jobs.job_arrays import InOneGo, named, nameless
+from hpchub.dask_jobs.job_arrays import CallBatcher, array_script, array_template
 from hpchub.scheduler import JobState, SchedulerUnavailable
+from hpchub.scheduler.dialect import Dialect, JobArrays
 from hpchub.scheduler.messages import refusal
+from hpchub.scheduler.registry import dialects
 
 _logger = logging.getLogger(__name__)
 core: Any = import_module("dask_jobqueue.core")  # upstream has types for a part of it only
@@ -60,7 +61,7 @@ class Job(core.Job):  # type: ignore[misc]  # upstream has no types
     refused = ""
     _command_template: str
     job_id_regexp = r"(?P<job_id>\d+(?:_\d+|\.[A-Za-z0-9][A-Za-z0-9.-]*)?)"
-    """One of an array, or with the server's name, as PBS prints it and names a job everywhere else."""
+    """One of an array, or with the server's name where a job is named so everywhere else."""
 
     def job_script(self) -> str:
         """As upstream, with a worker that leaves before this job's wall time is over."""
@@ -86,23 +87,16 @@ class Job(core.Job):  # type: ignore[misc]  # upstream has no types
             return error
 
     def _marks(self) -> list[str]:
-        """Arguments of the submit command: the mark, before what the user wrote into its place."""
-        mark = session.mark()
-        if mark and self.submit_command == "sbatch":
-            theirs = re.findall(r"(?m)^#SBATCH --comment[= ](.*)$", self.job_header)
-            return [f"--comment={' '.join([mark, *theirs[-1:]])}", *self._reservation()]
-        if mark and self.submit_command == "qsub":
-            theirs = re.findall(r"(?m)^#PBS -v *(.*)$", self.job_header)
-            return ["-v", ",".join([f"HPCHUB_TAG={mark}", *theirs[-1:]])]
-        return []
+        """Options of the submit command that mark this job as one of its session."""
+        mark, here = session.mark(), self._dialect()
+        if not mark or here is None:
+            return []
+        of_session = session.setting("session.queue"), session.setting("session.reservation")
+        return list(here.dask.options(mark, self.job_header, *of_session))
 
-    def _reservation(self) -> list[str]:
-        """The session's, which directives of the user's own have replaced; not in another queue."""
-        reservation, queue = session.setting("session.reservation"), session.setting("session.queue")
-        same = f"#SBATCH -p {queue}" in self.job_header.splitlines()
-        return (
-            [f"--reservation={reservation}"] if reservation and same and "--reservation" not in self.job_header else []
-        )
+    def _dialect(self) -> Dialect | None:
+        """That of the batch system to which this job goes; None if its submit command is not one that hpchub knows."""
+        return next((one for one in dialects() if one.submit_program == self.submit_command), None)
 
     async def close(self) -> None:
         """Cancel the job."""
@@ -113,27 +107,29 @@ class Job(core.Job):  # type: ignore[misc]  # upstream has no types
 
 async def _submit(jobs: Sequence[Job]) -> list[str | Exception]:
     """Submit jobs, as arrays where they differ in nothing but names; what was said to each, or its error."""
-    alike: dict[str, list[Job]] = defaultdict(list)
+    alike: dict[tuple[JobArrays | None, str], list[Job]] = defaultdict(list)
     for job in jobs:
-        script = nameless(job.job_script(), job._command_template, str(job.name))
-        alike[script if script and job.submit_command == "sbatch" else str(job.name)].append(job)
+        here = job._dialect()
+        arrays = here.arrays if here else None
+        script = array_template(arrays, job.job_script(), job._command_template, str(job.name)) if arrays else None
+        alike[arrays, script or str(job.name)].append(job)
     said: dict[Job, str | Exception] = {}
-    for script, array in alike.items():
-        found = await _submit_array(script, array) if len(array) > 1 else None
+    for (arrays, script), array in alike.items():
+        found = await _submit_array(arrays, script, array) if arrays and len(array) > 1 else None
         said |= found or await _submit_each(array)
     return [said[job] for job in jobs]
 
 
-async def _submit_array(script: str, jobs: Sequence[Job]) -> dict[Job, str | Exception]:
+async def _submit_array(arrays: JobArrays, script: str, jobs: Sequence[Job]) -> dict[Job, str | Exception]:
     """Submit one array; nothing if the scheduler refuses it."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as file:
-        file.write(named(script, [str(job.name) for job in jobs]))
+        file.write(array_script(arrays, script, [str(job.name) for job in jobs]))
         file.flush()
-        said = await jobs[0].submit(file.name, f"--array=0-{len(jobs) - 1}")
+        said = await jobs[0].submit(file.name, arrays.option(len(jobs)))
     if isinstance(said, RuntimeError):
         return {}
     array = jobs[0]._job_id_from_submit_output(said)
-    return {job: f"{array}_{number}" for number, job in enumerate(jobs)}
+    return {job: arrays.member(array, number) for number, job in enumerate(jobs)}
 
 
 async def _submit_each(jobs: Sequence[Job]) -> dict[Job, str | Exception]:
@@ -160,8 +156,8 @@ async def _cancel(jobs: Sequence[Job]) -> list[None]:
     return [None for _ in jobs]
 
 
-_submissions: InOneGo[Job, str | Exception] = InOneGo(_submit)
-_cancellations: InOneGo[Job, None] = InOneGo(_cancel)
+_submissions: CallBatcher[Job, str | Exception] = CallBatcher(_submit)
+_cancellations: CallBatcher[Job, None] = CallBatcher(_cancel)
 
 
 class JobQueueCluster(core.JobQueueCluster):  # type: ignore[misc]  # upstream has no types

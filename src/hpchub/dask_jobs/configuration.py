@@ -26,7 +26,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hpchub.privileged import jobs
+from hpchub.privileged import batch_systems
+from hpchub.privileged.user_files import own_directory
+from hpchub.scheduler.registry import dialect
 
 KEY_DAYS = 365
 RENEW_DAYS = 60  # above any wall time, so that no key ends while a session uses it
@@ -142,13 +144,13 @@ def session_settings(session: Session, site: Mapping[str, object], pair: str, di
     takes over what the site says of that queue.
     """
     known = sections(site)
-    jobqueue = {name: _section(session, known.get(name, {}), directory) for name in {session.scheduler: None, **known}}
-    plain, of_this_queue = known.get(session.scheduler, {}), known.get(session.queue, {})
+    here = dialect(session.scheduler).dask
+    jobqueue = {name: _section(session, known.get(name, {}), directory) for name in {here.section: None, **known}}
+    plain, of_this_queue = known.get(here.section, {}), known.get(session.queue, {})
     differs = {key: value for key, value in of_this_queue.items() if value != plain.get(key)}
-    jobqueue[session.scheduler] = differs | jobqueue[session.scheduler]
-    # A PBS reservation is a queue.
-    of_queue = session.reservation if session.scheduler == "pbs" else None
-    jobqueue[session.scheduler]["queue"] = of_queue or session.queue
+    jobqueue[here.section] = differs | jobqueue[here.section]
+    of_queue = session.reservation if here.reservation_directive is None else None
+    jobqueue[here.section]["queue"] = of_queue or session.queue
     settings = own_settings(pair)
     settings["distributed"]["dashboard"] = {"link": f"{session.address}proxy/{{port}}/status"}
     return {
@@ -183,33 +185,35 @@ def _lines(section: Mapping[str, object], key: str) -> list[object]:
 
 
 def _section(session: Session, site: Mapping[str, object], directory: str) -> dict[str, object]:
+    here = dialect(session.scheduler).dask
     section: dict[str, object] = {
-        "account": session.project,
-        # qsub passes no environment, and a site may keep sbatch from passing it: the job script says where to look
+        here.project_key: session.project,
+        # The submit command passes no environment, or a site keeps it from that: the job script says where to look.
         "job-script-prologue": [
             *_lines(site, "job-script-prologue"),
             f"export DASK_ROOT_CONFIG={shlex.quote(directory)}",
         ],
     }
-    if session.reservation is not None and session.scheduler == "slurm":
-        section["job-extra-directives"] = [
-            *_lines(site, "job-extra-directives"),
-            f"--reservation={session.reservation}",
-        ]
+    if session.reservation is not None and here.reservation_directive is not None:
+        directive = here.reservation_directive(session.reservation)
+        section["job-extra-directives"] = [*_lines(site, "job-extra-directives"), directive]
     return section | logging(session.scheduler, site, session.log_directory)
 
 
 def logging(scheduler: object, section: Mapping[str, object], otherwise: str) -> dict[str, object]:
-    """Where a section's jobs log to, and that they do while they run; `otherwise` is for a site that does not say."""
+    """Where a section's jobs log to, and that they do while they run; `otherwise` is for a site that does not say.
+
+    `scheduler` is the name in the site's file, which may say nothing.
+    """
     found: dict[str, object] = {}
     pattern, directives = section.get("log-directory"), _lines(section, "job-extra-directives")
     if pattern is None:
         found["log-directory"] = otherwise
     elif isinstance(pattern, str) and "{" in pattern:  # else from a file of the site's own
         found["log-directory"] = logs(pattern)
-    # Else PBS keeps a log on the node until the job is over, and who looks for it meanwhile finds none.
-    if scheduler == "pbs" and not any(str(line).startswith("-k") for line in directives):
-        found["job-extra-directives"] = [*directives, "-k oed"]
+    live = dialect(scheduler).dask.live_log if isinstance(scheduler, str) and scheduler in batch_systems.NAMES else ""
+    if live and not any(str(line).startswith(live.split()[0]) for line in directives):
+        found["job-extra-directives"] = [*directives, live]
     return found
 
 
@@ -221,7 +225,7 @@ def logs(pattern: str) -> str:
     """
     account = pwd.getpwuid(os.getuid())
     try:
-        return jobs.own_directory(pattern, account)
+        return own_directory(pattern, account)
     except OSError as error:
         print(f"Dask gets no jobs: {error.filename} cannot hold their logs: {error.strerror}.", file=sys.stderr)
         # A cluster says it up to the first slash.

@@ -1,15 +1,16 @@
 """Dask jobs that begin together are one array of jobs: one submission, and one order to cancel, whatever their number.
 
-As shipped, dask-jobqueue calls sbatch once for every job, all at the same time.
+As shipped, dask-jobqueue calls the submit command once for every job, all at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
+
+from hpchub.scheduler.dialect import JobArrays
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,7 +19,7 @@ SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
 """Shells that understand what an array adds to a job's script."""
 
 
-class InOneGo(Generic[T, R]):
+class CallBatcher(Generic[T, R]):
     """What is asked for in the same turn of an event loop is done by one call, which gives an answer to each."""
 
     def __init__(self, do: Callable[[Sequence[T]], Awaitable[Sequence[R]]]) -> None:
@@ -41,11 +42,10 @@ class InOneGo(Generic[T, R]):
         return await self._do(items)
 
 
-def nameless(script: str, command: str, name: str) -> str | None:
-    """A Slurm job's script as an array can have it, with $1 for its worker's name; None if it cannot be told.
+def array_template(arrays: JobArrays, script: str, command: str, name: str) -> str | None:
+    """A job's script as an array can have it, with $1 for its worker's name; None if it cannot be told.
 
-    `command` is the line of the script that starts the worker. What a log is named after, %J, is another number in an
-    array than the one by which the job is known.
+    `command` is the line of the script that starts the worker.
     """
     shell = script.partition("\n")[0].removeprefix("#!").split()
     named = f" --name {name} "
@@ -54,9 +54,9 @@ def nameless(script: str, command: str, name: str) -> str | None:
     if command.count(named) != 1:
         return None
     script = script.replace(command, "{names}\n" + command.replace(named, ' --name "$1" '))
-    return re.sub(r"(?m)^(#SBATCH -[eo] .*-)%J\.", r"\1%A_%a.", script)
+    return arrays.log[0].sub(arrays.log[1], script)
 
 
-def named(script: str, names: Sequence[str]) -> str:
-    """The script of `nameless` for workers of these names; the array counts from 0."""
-    return script.replace("{names}", f'set -- {shlex.join(names)}\nshift "$SLURM_ARRAY_TASK_ID"', 1)
+def array_script(arrays: JobArrays, template: str, names: Sequence[str]) -> str:
+    """The script of `array_template` for workers of these names, in the order of their places in the array."""
+    return template.replace("{names}", f'set -- {shlex.join(names)}\nshift "${arrays.place}"', 1)

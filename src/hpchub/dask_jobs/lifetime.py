@@ -24,42 +24,21 @@ from typing import Any
 import dask.config
 from dask.utils import parse_timedelta
 
+from hpchub.dask_jobs.retirement import Pair, fitting, last_of
+from hpchub.privileged import batch_systems, durations
+from hpchub.scheduler.registry import dialect, dialects
+
 WORKER = "distributed.cli.dask_worker"
-HAND_OVER_SECONDS = 60.0
-"""At least so long before the end a worker leaves, or after half of a wall time that is shorter than twice this."""
 LAST = "HPCHUB_LEAVE_BY"
 """Names the moment in seconds since 1970 at which a worker leaves whatever it still has."""
 AGAIN_SECONDS = 5.0
-_SLURM = re.compile(r"^#SBATCH\s+(?:-t\s*|--time[=\s])(\S+)", re.MULTILINE)
-_PBS = re.compile(r"^#PBS\s+-l\s*(?:\S+,)?walltime=([^\s,]+)", re.MULTILINE)
-
-Pair = tuple[float, float]
-"""When a worker leaves, in seconds after its start, and by how much that varies at random in both directions."""
-
-
-def of_slurm(text: str) -> float | None:
-    """M, M:S, H:M:S, D-H, D-H:M or D-H:M:S in seconds; None if it has no end, or is none of these."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if match is None:
-        return None
-    days, *parts = (int(part) if part else 0 for part in match.groups())
-    if match[1] is None and match[4] is None:  # minutes come first
-        parts = [0, *parts[:2]]
-    return days * 86400.0 + parts[0] * 3600 + parts[1] * 60 + parts[2]
-
-
-def of_pbs(text: str) -> float | None:
-    """S, M:S or H:M:S in seconds; None if it is none of these."""
-    if not re.fullmatch(r"\d+(:\d+){0,2}(\.\d+)?", text):
-        return None
-    return sum(float(part) * 60.0**power for power, part in enumerate(reversed(text.split(":"))))
 
 
 def wall_time(script: str) -> float | None:
     """Seconds that the directives of a job script ask for, of several the last; None if they do not say."""
-    for directive, seconds in ((_SLURM, of_slurm), (_PBS, of_pbs)):
-        if found := directive.findall(script):
-            return seconds(found[-1])
+    for one in dialects():
+        if found := one.wall_time.findall(script):
+            return one.seconds(found[-1])
     return None
 
 
@@ -83,25 +62,17 @@ def of_site(directory: str) -> Mapping[Pair, float]:
     """What the site's files in this directory say, and for which wall time in seconds."""
     from hpchub.dask_jobs import configuration as own  # a worker has no use for it, and it imports much
 
+    site = own.site_settings(own.read_site(Path(directory)))
+    name = own.mapping(site, "hpchub").get("scheduler")
+    read = dialect(str(name)).seconds if name in batch_systems.NAMES else durations.of_hours
     found: dict[Pair, float] = {}
-    for section in own.sections(own.site_settings(own.read_site(Path(directory)))).values():
-        arguments, seconds = section.get("worker-extra-args"), of_pbs(str(section.get("walltime")))  # it is H:M:S there
+    for section in own.sections(site).values():
+        arguments, text = section.get("worker-extra-args"), str(section.get("walltime"))
+        seconds = read(text) if ":" in text else durations.of_hours(text)  # YAML reads an unquoted one as seconds
         pair = pair_of(arguments) if isinstance(arguments, list) else None
         if pair and seconds:
             found.setdefault(pair, seconds)
     return found
-
-
-def last_of(limit: float) -> float:
-    """When a worker has to leave at the latest, in seconds after the start of a job with so many."""
-    return limit - min(HAND_OVER_SECONDS, limit / 2)
-
-
-def fitting(limit: float, pair: Pair, usual: float) -> Pair:
-    """The pair, which is for a wall time of `usual` seconds, for one of `limit`."""
-    share = limit / usual
-    share *= min(1.0, last_of(limit) / (sum(pair) * share))
-    return pair[0] * share, pair[1] * share
 
 
 def fit(header: str, command: str, site: Mapping[Pair, float] | None = None) -> str:

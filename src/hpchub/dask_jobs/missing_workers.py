@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpchub.privileged.jobs import last_lines
+from hpchub.privileged.user_files import last_lines
 from hpchub.scheduler import JobState, Phase
 from hpchub.scheduler.messages import logged
 
@@ -67,7 +67,7 @@ def _reason(one: Absent, job: JobState | None, explain: Callable[[JobState], str
         return "{jobs} in the queue: " + (explain(job) or "the scheduler gives no reason.")
     path, text = log(one.log_directory, one.job_id)
     if job.phase is Phase.RUNNING and not explain(job):
-        words = f"{{jobs}} on {job.node or 'its node'}: it runs, and its worker has not come yet."
+        words = f"{{jobs}} on {job.node or 'its node'}: the job is running; its worker has not connected yet."
         return f"{words} Its log is {path}." if path else words
     words = "{jobs}: " + (logged(text, support) or explain(job) or "it is ending.")
     return f"{words} The last lines of {path}:\n{text}" if text else words

@@ -17,13 +17,10 @@ from threading import Lock
 
 import dask.config
 
-from hpchub.scheduler import Scheduler
-from hpchub.scheduler.commands import asker
-from hpchub.scheduler.pbs import Pbs
-from hpchub.scheduler.slurm import Slurm
+from hpchub.privileged import batch_systems
+from hpchub.scheduler import Scheduler, registry
 
 _keeping = Lock()
-JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +39,13 @@ def setting(name: str, default: str = "") -> str:
 
 def batch_system() -> Scheduler | None:
     """The site's batch system; None if it is not known here."""
-    kinds: Mapping[str, type[Slurm] | type[Pbs]] = {"slurm": Slurm, "pbs": Pbs}
-    kind = kinds.get(setting("scheduler"))
-    return kind(setting("scheduler-prefix", "/usr/bin"), asker()) if kind else None
+    name = setting("scheduler")
+    return registry.questions(name, setting("scheduler-prefix", "/usr/bin")) if name in batch_systems.NAMES else None
 
 
 def job_id(variables: Mapping[str, str] = os.environ) -> str:
     """The number of the job in which this process runs; "" outside of jobs."""
-    return next((variables[name] for name in JOB_VARIABLES if variables.get(name)), "")
+    return registry.job_id(variables)
 
 
 def tag() -> str:

@@ -13,10 +13,8 @@ from hpchub.hub.internal_tls import Labs
 from hpchub.hub.job_client import JobClient
 from hpchub.hub.job_record import hub_identity
 from hpchub.scheduler import Scheduler, SchedulerUnavailable
-from hpchub.scheduler.commands import asker
 from hpchub.scheduler.offers import Live
-from hpchub.scheduler.pbs import Pbs
-from hpchub.scheduler.slurm import Slurm
+from hpchub.scheduler.registry import questions
 from hpchub.scheduler.watcher import Watcher
 from hpchub.settings import Cluster, Site
 
@@ -68,8 +66,7 @@ class Runtime:
 
 def running(cluster: Cluster, public_url: str) -> RunningCluster:
     """A cluster, for the hub at this address. Nothing is asked yet."""
-    questions: type[Slurm] | type[Pbs] = Slurm if cluster.scheduler == "slurm" else Pbs
-    scheduler = questions(cluster.scheduler_prefix, asker())
+    scheduler = questions(cluster.scheduler, cluster.scheduler_prefix)
     return RunningCluster(
         settings=cluster,
         identity=hub_identity(cluster.name, public_url),

@@ -1,8 +1,8 @@
 """The first program of the user's job: reads what the script carries, tells the hub the port, and becomes the Lab.
 
-`python -I -m hpchub.lab.start` with JSON on stdin: environment (JUPYTERHUB_*), tls (key, certificate, authority),
-tag, shared_prefix, scheduler, scheduler_prefix, project, queue, reservation, log_directory. The token in it is in no
-argument, no environment and no file of ours; the key is in one, on this node, that only its user can read.
+`python -I -m hpchub.lab.start` with a hpchub.privileged.job_order.LabOrder as JSON on stdin: JUPYTERHUB_* variables,
+key, certificate and authority, and the job as it was asked for. The token in it is in no argument, no environment and
+no file of ours; the key is in one, on this node, that only its user can read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
 from hpchub.lab import import_stubs
+from hpchub.privileged import job_order
+from hpchub.privileged.job_order import LabOrder
+from hpchub.scheduler.job_environment import job_environment
+from hpchub.scheduler.registry import dialect
 
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable
 API_URL = "JUPYTERHUB_API_URL"
@@ -43,61 +46,37 @@ class Stop(Exception):
     """The Lab cannot start; the text goes to the job's log."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What the job's script carries."""
-
-    environment: dict[str, str]
-    tls: dict[str, str]
-    tag: str
-    shared_prefix: str
-    scheduler: str
-    scheduler_prefix: str
-    project: str
-    queue: str
-    reservation: str | None
-    log_directory: str
-
-
-def read_order(text: str) -> Order:
-    """Read the script's JSON. Raises Stop if it is not what hpchub-jobs writes."""
+def read_order(text: str) -> LabOrder:
+    """Read the script's order. Raises Stop if it is not what a job program of this version or the last one writes."""
     try:
-        order = Order(**json.loads(text))
-        missing = {TOKEN, API_URL, PUBLIC_URL, "JUPYTERHUB_SERVICE_PREFIX"} - order.environment.keys()
-        missing |= {"key", "certificate", "authority"} - order.tls.keys()
-    except (ValueError, TypeError, AttributeError) as error:
+        order = job_order.read(LabOrder, text)
+    except job_order.UnreadableOrder as error:
         raise Stop(f"The job's script does not fit this environment: {error}") from None
+    missing = {TOKEN, API_URL, PUBLIC_URL, "JUPYTERHUB_SERVICE_PREFIX"} - order.environment.keys()
+    missing |= {"key", "certificate", "authority"} - order.tls.keys()
     if missing:
         raise Stop(f"The hub did not send {', '.join(sorted(missing))}.")
     return order
 
 
-def environment(order: Order, account: pwd.struct_passwd, inherited: Mapping[str, str], runtime: str) -> dict[str, str]:
+def environment(
+    order: LabOrder, account: pwd.struct_passwd, inherited: Mapping[str, str], runtime: str
+) -> dict[str, str]:
     """The variables of Lab, kernels and terminals: the job's own, the account's, the hub's without the token."""
     prefix = Path(order.shared_prefix)
     own = [f"{sys.prefix}/bin", order.scheduler_prefix, "/usr/local/bin", "/usr/bin", "/bin"]
-    programs = dict.fromkeys([*own, *filter(None, inherited.get("PATH", "").split(":"))])
-    variables = {
-        "LANG": "C.UTF-8",
-        "SHELL": account.pw_shell or "/bin/sh",
-        **inherited,
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-        "PATH": ":".join(programs),
+    programs = [*own, *inherited.get("PATH", "").split(":")]
+    return {
+        **job_environment(dialect(order.scheduler), account, inherited, programs),
         "JUPYTER_CONFIG_PATH": str(prefix / "etc/jupyter"),
         "JUPYTER_PATH": str(prefix / "share/jupyter"),
         "JUPYTER_RUNTIME_DIR": runtime,
         **{name: value for name, value in order.environment.items() if name != TOKEN},
         **{f"JUPYTERHUB_SSL_{name}": f"{runtime}/{file}" for name, file in TLS_FILES.items()},
     }
-    # With these, srun in a terminal would start its steps without the variables set above.
-    for name in ("SLURM_EXPORT_ENV", "SLURM_GET_USER_ENV"):
-        variables.pop(name, None)
-    return variables
 
 
-def write_tls(order: Order, runtime: str) -> ssl.SSLContext:
+def write_tls(order: LabOrder, runtime: str) -> ssl.SSLContext:
     """Write key, certificate and authority where only the user can read them; gives what calls the hub with them."""
     for name, file in {"key": "tls.key", "certificate": "tls.pem", "authority": "hub-ca.pem"}.items():
         path = Path(runtime, file)
@@ -172,7 +151,7 @@ def runtime_directory() -> str:
     return tempfile.mkdtemp(prefix="hpchub-", dir=base if len(base) < RUNTIME_PATH_CHARS - 16 else "/tmp")  # noqa: S108 - mkdtemp is private
 
 
-def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
+def session_variables(order: LabOrder, home: str, runtime: str) -> dict[str, str]:
     """Prepare the session's Dask configuration and name it; a full home costs Dask its jobs, never the Lab."""
     from hpchub.dask_jobs import configuration
     from hpchub.lab import full_home
@@ -185,7 +164,7 @@ def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
         address=order.environment[PUBLIC_URL],
         log_directory=configuration.logs(order.log_directory),
         tag=order.tag,
-        job=os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", ""),
+        job=dialect(order.scheduler).job_id(os.environ),
     )
     site = configuration.read_site(Path(order.shared_prefix) / "etc/dask")
     try:
@@ -207,7 +186,7 @@ def session_variables(order: Order, home: str, runtime: str) -> dict[str, str]:
         }
 
 
-def serve(order: Order, runtime: str) -> int:
+def serve(order: LabOrder, runtime: str) -> int:
     """Set the process up and run the Lab until it ends; gives its exit status."""
     account = pwd.getpwuid(os.getuid())
     variables = environment(order, account, os.environ, runtime)

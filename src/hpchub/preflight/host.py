@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpchub.preflight import certificate, sign_in
-from hpchub.scheduler import Queue, SchedulerUnavailable
+from hpchub.scheduler import SchedulerUnavailable
+from hpchub.scheduler.registry import dialect
 
 OLDEST_PYTHON = (3, 11)
 NEEDED_GIB = 1.5
@@ -64,11 +65,16 @@ def _python(version: str, path: str) -> list[str]:
     return []
 
 
+def limits(system: str, prefix: str) -> list[str]:
+    """The command by which the login node is asked for the queues of its batch system."""
+    return list(dialect(system).limits(prefix))
+
+
 def _scheduler(answer: Mapping[str, str], queues: Sequence[Mapping[str, Any]]) -> list[str]:
     if answer["error"]:
         return [f"The scheduler does not answer: {answer['error']} ({answer['command']})."]
     try:
-        known = _queues(answer["system"], answer["output"])
+        known = dialect(answer["system"]).queue_limits(answer["output"])
     except SchedulerUnavailable as error:
         return [f"The scheduler's answer cannot be read: {error} ({answer['command']})."]
     problems = []
@@ -77,21 +83,13 @@ def _scheduler(answer: Mapping[str, str], queues: Sequence[Mapping[str, Any]]) -
         if name not in known:
             problems.append(f"hpc_queues '{name}': the scheduler knows no such queue, but {', '.join(known)}.")
             continue
-        limit = known[name].max_walltime_minutes
+        limit = known[name]
         if wanted is not None and limit is not None and wanted > limit:
             problems.append(
                 f"hpc_queues '{name}': max_walltime_minutes is {wanted}, but the scheduler allows {limit}"
                 f" ({answer['command']}). Lower it, or leave it out."
             )
     return problems
-
-
-def _queues(system: str, output: str) -> Mapping[str, Queue]:
-    """The queues in what a batch system answered to the question in preflight_probe; raises SchedulerUnavailable."""
-    from hpchub.scheduler import pbs, slurm
-
-    parsers = {"slurm": slurm.parse_partitions, "pbs": pbs.parse_queues}
-    return parsers[system](output, {})
 
 
 def _prefix(answer: Mapping[str, Any]) -> Iterable[str]:

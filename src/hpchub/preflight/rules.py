@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from hpchub.dask_jobs.retirement import shortest_wall_time
 from hpchub.preflight.types import Value
 from hpchub.settings import is_address, is_public_url
 
@@ -266,7 +267,7 @@ def _dask_limits(given: Given) -> Iterable[str]:
         job = {**site, **{key: value for key, value in own.items() if value is not None}}
         wait, longest = job["queue_wait_minutes"], queue.get("max_walltime_minutes")
         lasts = min(job["walltime_minutes"], longest or job["walltime_minutes"])
-        if wait * 20 > lasts * 3:  # see dask_site's own filter
+        if lasts < shortest_wall_time(wait):
             own_wait = own.get("queue_wait_minutes") is not None
             what = (
                 f"dask_site_queues '{queue['name']}': queue_wait_minutes"
@@ -275,7 +276,7 @@ def _dask_limits(given: Given) -> Iterable[str]:
             )
             yield (
                 f"{what} is {wait}, but jobs in '{queue['name']}' last {lasts}: all may retire before new ones come."
-                f" Let them last {-(-wait * 20 // 3)}, or lower it."
+                f" Let them last {shortest_wall_time(wait)}, or lower it."
             )
 
 

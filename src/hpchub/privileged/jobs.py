@@ -8,7 +8,6 @@ environment is used, every field is checked here again, and what the Lab needs t
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pwd
@@ -23,27 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpchub.privileged import batch_systems, job_order
+from hpchub.privileged.batch_systems import Job
+from hpchub.privileged.job_order import LabOrder
+from hpchub.privileged.user_files import LOG_BYTES, PLAIN_PATH, last_lines, own_directory, user_path
+
 CONFIG = Path("/etc/hpchub/jobs.json")
 MAX_REQUEST_BYTES = 256 * 1024
 MAX_VALUE_BYTES = 8 * 1024
 MAX_MESSAGE_CHARS = 1000
-LOG_LINES, LOG_BYTES = 40, 8 * 1024
 MAX_CANCELLED = 1000  # in one command
 COMMAND_SECONDS = 60  # below the time that the hub waits for this program
 
 _TAG = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
-_JOB_ID = {
-    "slurm": re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?"),
-    "pbs": re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9][A-Za-z0-9.-]{0,100})?"),
-}
 _VARIABLE = re.compile(r"JUPYTERHUB_[A-Z0-9_]{1,100}")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{1,32}-----\n[A-Za-z0-9+/=\n]{1,8000}-----END [A-Z ]{1,32}-----\n?")
-_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
-_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_GONE = re.compile(
-    r"Invalid job id|already completing or completed|Unknown Job I[dD]|Job has finished|Job already in terminal state"
-)
 # JSON of one object on one line can never be this line, and a quoted delimiter keeps the shell from reading the text.
 _DELIMITER = "END-OF-HPCHUB-LAB"
 
@@ -63,19 +57,10 @@ class Config:
     log_directory: str
     queues: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class Job:
-    """What the Lab's job asks for: wall time in minutes, memory in MiB; no reservation is None."""
-
-    tag: str
-    project: str
-    queue: str
-    walltime_minutes: int
-    cores: int
-    memory_mib: int
-    gpus: int
-    reservation: str | None
+    @property
+    def orders(self) -> batch_systems.Orders:
+        """The site's batch system."""
+        return batch_systems.orders(self.scheduler)
 
 
 def _exactly(data: object, keys: Collection[str], what: str) -> dict[str, Any]:
@@ -127,11 +112,12 @@ def faults(data: object) -> dict[str, str]:
             good = type(value) is list and bool(value) and all(type(q) is str and _NAME.fullmatch(q) for q in value)
             words = "a list of names of queues"
         elif key == "scheduler":
-            good, words = type(value) is str and value in _JOB_ID, f"one of {', '.join(_JOB_ID)}"
+            good = type(value) is str and value in batch_systems.NAMES
+            words = f"one of {', '.join(batch_systems.NAMES)}"
         else:
             own = key == "log_directory"
             plain = value.replace("{home}", "/h").replace("{user}", "u") if type(value) is str and own else value
-            good = type(plain) is str and _PLAIN_PATH.fullmatch(plain) is not None
+            good = type(plain) is str and PLAIN_PATH.fullmatch(plain) is not None
             words = "an absolute path of plain characters" + (", {home} and {user}" if own else "")
         if not good:
             found[key] = words
@@ -201,129 +187,41 @@ def script(config: Config, job: Job, environment: Mapping[str, str], tls: Mappin
 
     It names what `lab` points to now, so a waiting job keeps the environment it was made for.
     """
-    payload = {
-        "environment": environment,
-        "tls": tls,
-        "tag": job.tag,
-        "shared_prefix": config.shared_prefix,
-        "scheduler": config.scheduler,
-        "scheduler_prefix": config.scheduler_prefix,
-        "project": job.project,
-        "queue": job.queue,
-        "reservation": job.reservation,
-        "log_directory": config.log_directory,
-    }
+    order = LabOrder(
+        environment=dict(environment),
+        tls=dict(tls),
+        tag=job.tag,
+        shared_prefix=config.shared_prefix,
+        scheduler=config.scheduler,
+        scheduler_prefix=config.scheduler_prefix,
+        project=job.project,
+        queue=job.queue,
+        reservation=job.reservation,
+        log_directory=config.log_directory,
+    )
     python = f"{os.path.realpath(config.lab)}/bin/python"
-    text = json.dumps(payload, ensure_ascii=True)
-    return f"#!/bin/bash\nexec {shlex.quote(python)} -I -m hpchub.lab.start <<'{_DELIMITER}'\n{text}\n{_DELIMITER}\n"
-
-
-def submit_command(config: Config, job: Job, home: str, log: str) -> list[str]:
-    """The submit command; the script goes to its stdin. `log` is a directory, or /dev/null. See `log_name`."""
-    if config.scheduler == "slurm":
-        command = [
-            f"{config.scheduler_prefix}/sbatch",
-            "--parsable",
-            "--job-name=hpchub",
-            f"--comment={job.tag}",
-            f"--account={job.project}",
-            f"--partition={job.queue}",
-            f"--time={job.walltime_minutes}",
-            "--nodes=1",
-            "--ntasks=1",
-            f"--cpus-per-task={job.cores}",
-            f"--mem={job.memory_mib}M",
-            "--export=NIL",
-            f"--chdir={home}",
-            f"--output={log if log == os.devnull else log + '/lab-%j.log'}",
-            "--no-requeue",
-        ]
-        if job.gpus:
-            command.append(f"--gres=gpu:{job.gpus}")
-        if job.reservation is not None:
-            command.append(f"--reservation={job.reservation}")
-        return command
-    gpus = f":ngpus={job.gpus}" if job.gpus else ""
-    hours, minutes = divmod(job.walltime_minutes, 60)
-    return [
-        f"{config.scheduler_prefix}/qsub",
-        "-Nhpchub",
-        f"-vHPCHUB_TAG={job.tag}",  # a user's job has no comment of its own in PBS
-        f"-A{job.project}",
-        f"-q{job.queue if job.reservation is None else job.reservation}",  # a PBS reservation is a queue
-        f"-lselect=1:ncpus={job.cores}:mem={job.memory_mib}mb{gpus}",
-        f"-lwalltime={hours:02d}:{minutes:02d}:00",
-        "-joe",
-        # Written while the job runs. PBS cannot copy a log to /dev/null and tries for half a minute: it shall not try.
-        *(["-o/dev/null", "-Roe"] if log == os.devnull else [f"-o{log}/", "-koed"]),
-        "-rn",
-        "-mn",
-    ]
+    start = f"exec {shlex.quote(python)} -I -m hpchub.lab.start"
+    return f"#!/bin/bash\n{start} <<'{_DELIMITER}'\n{job_order.write(order)}\n{_DELIMITER}\n"
 
 
 def parse_job_id(config: Config, job_id: object) -> str:
     """Check the job id of a request. Raises Refused if it is none."""
-    if type(job_id) is not str or not _JOB_ID[config.scheduler].fullmatch(job_id):
+    if type(job_id) is not str or not config.orders.job_id.fullmatch(job_id):
         raise Refused("job_id must be the number that the scheduler gave")
     return job_id
 
 
-def cancel_command(config: Config, job_ids: object) -> list[str]:
-    """The command that ends these jobs. Raises Refused if that is no list of job ids."""
+def parse_job_ids(config: Config, job_ids: object) -> list[str]:
+    """Check the job ids of a request. Raises Refused if that is no list of job ids."""
     if type(job_ids) is not list or not 1 <= len(job_ids) <= MAX_CANCELLED:
         raise Refused(f"job_ids must be a list of 1 to {MAX_CANCELLED} numbers")
-    name = "scancel" if config.scheduler == "slurm" else "qdel"
-    return [f"{config.scheduler_prefix}/{name}", *(parse_job_id(config, job_id) for job_id in job_ids)]
-
-
-def gone(words: str) -> bool:
-    """Whether a command that failed to cancel says of all that it names that they are over."""
-    return bool(words.strip()) and all(map(_GONE.search, words.strip().splitlines()))
+    return [parse_job_id(config, job_id) for job_id in job_ids]
 
 
 def clean(text: str) -> str:
     """The scheduler's words on one line: no control characters, bounded."""
     words = "".join(character if character.isprintable() else " " for character in text).split()
     return " ".join(words)[:MAX_MESSAGE_CHARS]
-
-
-def user_path(pattern: str, account: pwd.struct_passwd) -> str:
-    """A path that a site has written with {home} and {user}, as it is for this user."""
-    return pattern.replace("{home}", account.pw_dir).replace("{user}", account.pw_name)
-
-
-def log_name(config: Config, job_id: str) -> str:
-    """The file that `submit_command` makes the scheduler write."""
-    return f"lab-{job_id}.log" if config.scheduler == "slurm" else f"{job_id}.OU"
-
-
-def own_directory(pattern: str, account: pwd.struct_passwd) -> str:
-    """The user's own directory for logs that a site has written with {home} and {user}, made private if need be.
-
-    What stands above the home, or above the first part with {user}, is the site's. From there on nobody else may own a
-    part: where all may write, a name belongs to whoever came first. Raises OSError about what is wrong.
-    """
-    directory = user_path(pattern, account)
-    if not _PLAIN_PATH.fullmatch(directory):  # % means something to Slurm, a colon to PBS
-        raise OSError(errno.EINVAL, "its name has a character that the batch system takes for its own", directory)
-    path = Path(directory)
-    above = Path(account.pw_dir if pattern.startswith("{home}") else pattern.partition("{")[0].rpartition("/")[0])
-    for part in [*reversed(path.parents), path][len(above.parts) :]:
-        try:
-            part.mkdir(mode=0o700)
-        except OSError:
-            if not os.path.lexists(part):
-                raise
-        for look in (part.lstat, part.stat):  # the link, then what it leads to
-            status = look()
-            if status.st_uid not in (0, os.getuid()):
-                raise PermissionError(errno.EPERM, "it belongs to somebody else", str(part))
-            if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o1002 == 0o002:
-                raise PermissionError(errno.EPERM, "everybody may change it", str(part))
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise PermissionError(errno.EPERM, "it is not a directory of the user's own", directory)
-    return directory
 
 
 def log_directory(pattern: str, account: pwd.struct_passwd) -> str:
@@ -337,13 +235,6 @@ def log_directory(pattern: str, account: pwd.struct_passwd) -> str:
     except OSError:
         return os.devnull
     return directory
-
-
-def last_lines(data: bytes) -> str:
-    """The end of a log as plain text: bounded, without control characters, whatever it holds."""
-    text = _TERMINAL.sub("", data[-LOG_BYTES:].decode("utf-8", "replace"))
-    plain = "".join(character if character.isprintable() or character in "\n\t" else " " for character in text)
-    return "\n".join(plain.rstrip().split("\n")[-LOG_LINES:])
 
 
 def read_log(directory: str, name: str) -> dict[str, Any]:
@@ -403,23 +294,22 @@ def handle(request: object, config: Config, account: pwd.struct_passwd) -> dict[
         fields = _exactly(request, ("verb", "job", "environment", "tls"), "submit")
         job = parse_job(fields["job"], config.queues)
         text = script(config, job, parse_environment(fields["environment"]), parse_tls(fields["tls"]))
-        command = submit_command(config, job, home, log_directory(config.log_directory, account))
+        log = log_directory(config.log_directory, account)
+        command = config.orders.submit(config.scheduler_prefix, job, home, log)
         done = run(command, environment, cwd, text)
-        job_id = done.stdout.strip().split(";")[0]
-        if done.returncode == 0 and _JOB_ID[config.scheduler].fullmatch(job_id):
+        job_id = config.orders.submitted(done.stdout)
+        if done.returncode == 0 and config.orders.job_id.fullmatch(job_id):
             return {"ok": True, "job_id": job_id}
         return {"ok": False, "message": clean(done.stderr or done.stdout) or f"{command[0]} said nothing."}
     if verb == "cancel":
-        fields = _exactly(request, ("verb", "job_ids"), "cancel")
-        done = run(cancel_command(config, fields["job_ids"]), environment, cwd)
-        if done.returncode == 0 or gone(done.stderr):
+        job_ids = parse_job_ids(config, _exactly(request, ("verb", "job_ids"), "cancel")["job_ids"])
+        done = run(config.orders.cancel(config.scheduler_prefix, job_ids), environment, cwd)
+        if done.returncode == 0 or config.orders.all_gone(done.stderr):
             return {"ok": True}
         return {"ok": False, "message": clean(done.stderr or done.stdout)}
     if verb == "log":
-        fields = _exactly(request, ("verb", "job_id"), "log")
-        return read_log(
-            user_path(config.log_directory, account), log_name(config, parse_job_id(config, fields["job_id"]))
-        )
+        job_id = parse_job_id(config, _exactly(request, ("verb", "job_id"), "log")["job_id"])
+        return read_log(user_path(config.log_directory, account), config.orders.lab_log.format(job_id))
     raise Refused("verb must be submit, cancel or log")
 
 

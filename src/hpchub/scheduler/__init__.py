@@ -1,7 +1,7 @@
-"""What a batch system can do, seen from the hub: questions only.
+"""What a batch system can be asked, and how it says things. All are equals behind `Scheduler` and `Dialect`.
 
-Submitting and cancelling need the user's rights and live in `hpchub.privileged`; the hub itself asks, unprivileged.
-`slurm` and `pbs` are equals behind `Scheduler`.
+Submitting and cancelling need the user's rights: those orders are in `hpchub.privileged`; the hub itself asks,
+unprivileged. To add a batch system: hpchub.privileged.batch_systems says which two modules it is.
 """
 
 from __future__ import annotations

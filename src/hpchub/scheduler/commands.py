@@ -6,92 +6,19 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Histogram
 
 from hpchub.scheduler import SchedulerUnavailable
+from hpchub.scheduler.registry import dialects
 
-T = TypeVar("T")
-
-ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "SLURM_TIME_FORMAT": "%s",  # seconds since the epoch, so that nobody has to guess a time zone
-}
-"""All that a program sees. The hub's own environment stays with the hub."""
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+"""All that a program sees, beside what its batch system needs. The hub's own environment stays with the hub."""
 
 COMMANDS = Counter("hpchub_scheduler_commands_total", "Commands given to the scheduler", ["command", "outcome"])
 LATENCY = Histogram("hpchub_scheduler_command_seconds", "How long the scheduler took to answer", ["command"])
-
-
-FAILED_SECONDS = 5.0
-"""So long nobody asks again about everybody after that has failed."""
-
-
-class Bucket:
-    """A token bucket: at most `burst` at once and `per_minute` on average."""
-
-    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start full."""
-        self._rate, self._burst, self._clock = per_minute / 60, burst, clock
-        self._tokens, self._at = burst, clock()
-
-    def _refill(self) -> None:
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-
-    def wait(self, debt: float = 0.0) -> float:
-        """Seconds until a token is there, or may be owed."""
-        self._refill()
-        return max(0.0, (1 - debt - self._tokens) / self._rate)
-
-    def take(self) -> None:
-        """Use one token, even one that is not there yet."""
-        self._refill()
-        self._tokens -= 1
-
-    async def turn(self) -> None:
-        """Wait until one more command fits into the minute, and count it."""
-        while (rest := self.wait()) > 0:
-            await asyncio.sleep(rest)
-        self.take()
-
-
-class Together(Generic[T]):
-    """Answers about users: a question for each while few ask; one about everybody, for all who ask, once many do."""
-
-    def __init__(
-        self,
-        ask: Callable[[str], Awaitable[Mapping[str, T]]],
-        bucket: Bucket,
-        fresh_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Nothing is asked yet. `ask` takes a user, or "" for everybody; an answer about everybody is fresh so long."""
-        self._ask, self._bucket, self._fresh, self._clock = ask, bucket, fresh_seconds, clock
-        self._everybody: asyncio.Task[Mapping[str, T]] | None = None
-        self._good_until = float("-inf")
-
-    async def get(self, user: str) -> T | None:
-        """The answer about one user; raises what asking raises."""
-        if self._everybody is None or self._clock() > self._good_until:
-            if self._bucket.wait() <= 0:
-                self._bucket.take()
-                return (await self._ask(user)).get(user)
-            self._everybody = asyncio.create_task(self._about_everybody())
-            self._good_until = self._clock() + self._fresh
-        return (await asyncio.shield(self._everybody)).get(user)  # who gives up leaves the others their answer
-
-    async def _about_everybody(self) -> Mapping[str, T]:
-        try:
-            return await self._ask("")
-        except Exception:
-            self._good_until = self._clock() + FAILED_SECONDS
-            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +74,14 @@ def counted(name: str) -> Iterator[Command]:
         LATENCY.labels(name).observe(time.monotonic() - began)
 
 
-def asker(timeout: float = 15.0) -> Asker:
-    """An `Ask` that waits at most `timeout` seconds."""
-    return Asker(timeout)
+def asker(timeout: float = 15.0, variables: Mapping[str, str] | None = None) -> Asker:
+    """An `Ask` that waits at most `timeout` seconds.
+
+    Its commands get these variables beside `ENVIRONMENT`; None: those that any batch system's commands need.
+    """
+    if variables is None:
+        variables = {name: value for one in dialects() for name, value in one.command_variables.items()}
+    return Asker(timeout, {**ENVIRONMENT, **variables})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +89,14 @@ class Asker:
     """Asks the scheduler, and counts what it asks."""
 
     timeout: float
+    environment: Mapping[str, str] = field(default_factory=lambda: ENVIRONMENT)
 
     async def __call__(self, argv: Sequence[str]) -> str:
         """The standard output; raises SchedulerUnavailable for whatever else happens."""
         name = os.path.basename(argv[0])  # noqa: PTH119 - a label, not a path
         with counted(name) as command:
             try:
-                finished = await run(argv, timeout=self.timeout)
+                finished = await run(argv, timeout=self.timeout, environment=self.environment)
             except TimeoutError as error:
                 raise SchedulerUnavailable(f"{name} did not answer within {self.timeout:g} s") from error
             except OSError as error:

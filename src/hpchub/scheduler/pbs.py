@@ -1,4 +1,4 @@
-"""PBS (OpenPBS 20 and later, PBS Professional): argument lists, and pure parsers of what its commands print.
+"""PBS (OpenPBS 20 and later, PBS Professional): how it says things, argument lists of questions, and pure parsers.
 
 Jobs are read from `qstat -f -w`: one attribute a line, line breaks written as \\n (qstat.c, convert_feed_chars). Its
 JSON of 20.0 to 23.06 leaves a quote at the beginning of a value as it is, so a variable of one user could pretend to be
@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from hpchub.privileged import durations
+from hpchub.privileged.job_order import BatchRunOrder
+from hpchub.privileged.pbs import ORDERS
 from hpchub.scheduler import (
     JOB_NAME,
     Ask,
@@ -28,6 +31,7 @@ from hpchub.scheduler import (
     SchedulerUnavailable,
     places,
 )
+from hpchub.scheduler.dialect import DaskJobs, Dialect, JobVariables
 from hpchub.scheduler.messages import pbs_reason
 
 # All of job.h JOB_STATE_LTR_* in 20.0 to 23.06; meanings: `man pbs_job_attributes`, job_state. 0 stands for unknown.
@@ -231,7 +235,7 @@ def parse_queues(text: str, nodes: Mapping[str, tuple[int, int, int]]) -> dict[s
         queues[name] = Queue(
             name=name,
             up=_true(queue.get("enabled")) and _true(queue.get("started")),
-            max_walltime_minutes=_minutes(limits.get("walltime")),
+            max_walltime_minutes=_limit(queue),
             max_cores=_least(_integer(limits.get("ncpus")), cores),
             max_memory_mib=_least(_mebibytes(limits.get("mem")), memory),
             max_gpus=_least(_integer(limits.get("ngpus")), gpus) or 0,
@@ -337,12 +341,10 @@ def _integer(value: object) -> int | None:
     return int(str(value)) if re.fullmatch(r"[0-9]{1,9}", str(value)) else None
 
 
-def _minutes(value: object) -> int | None:
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+)", str(value))
-    if not match:
-        return None
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return hours * 60 + minutes + seconds // 60
+def _limit(queue: Mapping[str, Any]) -> int | None:
+    """Minutes that a job may take; None without a limit."""
+    limits = queue.get("resources_max") or {}
+    return durations.minutes(durations.of_hours(str(limits.get("walltime", ""))))
 
 
 def _mebibytes(value: object) -> int | None:
@@ -363,3 +365,61 @@ def _date(text: str) -> float | None:
         return datetime.strptime(text, "%a %b %d %H:%M:%S %Y").timestamp()
     except ValueError:
         return None
+
+
+def _batch_run(order: BatchRunOrder) -> list[str]:
+    directives = [
+        "-N hpchub-batch",
+        f"-q {order.queue}",
+        f"-l select={order.tasks}:ncpus={order.cores}:mpiprocs=1:mem={order.memory_mib}mb",
+        f"-l walltime={durations.hours(order.walltime_minutes)}",
+        "-j oe",
+        "-o job.log",
+        "-k oed",
+        "-r n",
+    ]
+    return [*directives, *([f"-A {order.project}"] if order.project else [])]
+
+
+def _dask_options(mark: str, header: str, queue: str, reservation: str) -> list[str]:
+    """The mark as a variable of the job, before those that the user wrote."""
+    del queue, reservation  # a reservation is a queue
+    theirs = re.findall(r"(?m)^#PBS -v *(.*)$", header)
+    return ["-v", ",".join([f"HPCHUB_TAG={mark}", *theirs[-1:]])]
+
+
+def _limits(prefix: str) -> tuple[str, ...]:
+    return f"{prefix}/qstat", "-Q", "-f", "-F", "json"
+
+
+def queue_limits(output: str) -> dict[str, int | None]:
+    """`qstat -Q -f -F json`, as {queue: minutes, None without a limit}. Raises SchedulerUnavailable.
+
+    A queue that only routes jobs to others is left out: none runs there, and its limits are not theirs.
+    """
+    queues = {name: queue for name, queue in _section(output, "Queue").items() if isinstance(queue, dict)}
+    return {name: _limit(queue) for name, queue in queues.items() if queue.get("queue_type") != "Route"}
+
+
+QUESTIONS = Pbs
+DIALECT = Dialect(
+    name="pbs",
+    orders=ORDERS,
+    directive="#PBS",
+    batch_run=_batch_run,
+    wall_time=re.compile(r"^#PBS\s+-l\s*(?:\S+,)?walltime=([^\s,]+)", re.MULTILINE),
+    seconds=durations.of_hours,
+    variables=JobVariables(job_id="PBS_JOBID", queue="PBS_QUEUE", project="PBS_ACCOUNT"),
+    dask=DaskJobs(
+        section="pbs",
+        cluster_class="PBSCluster",
+        keys=("resource-spec",),
+        options=_dask_options,
+        reservation_directive=None,
+        # Else a log is kept on the node until the job is over, and who looks for it meanwhile finds none.
+        live_log="-k oed",
+    ),
+    limits=_limits,
+    queue_limits=queue_limits,
+    set_uid_client=True,
+)

@@ -1,4 +1,4 @@
-"""Slurm, 22.05 and later: argument lists, and pure parsers of the text that its commands print.
+"""Slurm, 22.05 and later: how it says things, argument lists of questions, and pure parsers of the answers.
 
 The text forms are used, not JSON: JSON needs a plug-in that not every site has, and its schema changes with releases.
 No field that a user can write (comment, job name) is asked for in the question about all users' jobs: a line break
@@ -12,6 +12,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hpchub.privileged import durations
+from hpchub.privileged.job_order import BatchRunOrder
+from hpchub.privileged.slurm import ORDERS
 from hpchub.scheduler import (
     JOB_NAME,
     Ask,
@@ -24,8 +27,9 @@ from hpchub.scheduler import (
     SchedulerUnavailable,
     places,
 )
-from hpchub.scheduler.commands import Bucket, Together
+from hpchub.scheduler.dialect import DaskJobs, Dialect, JobArrays, JobVariables, TaskLauncher
 from hpchub.scheduler.messages import slurm_reason
+from hpchub.scheduler.rate_limit import Bucket, Together
 
 # slurm.h `enum job_states` and the flags above JOB_STATE_BASE; names as `job_state_string` prints them
 # (src/common/slurm_protocol_defs.c in 22.05 to 25.05); meanings: `man squeue`, JOB STATE CODES.
@@ -227,7 +231,7 @@ def parse_partitions(text: str, nodes: Mapping[str, tuple[int, int, int]]) -> di
         queues[name] = Queue(
             name=name,
             up=fields.get("State", "UP") == "UP",
-            max_walltime_minutes=parse_minutes(fields.get("MaxTime", "UNLIMITED")),
+            max_walltime_minutes=_limit(fields),
             max_cores=min(per_node, default=None),
             max_memory_mib=min(per_memory, default=None),
             max_gpus=gpus,
@@ -278,15 +282,6 @@ def parse_reservations(text: str) -> list[Reservation]:
     ]
 
 
-def parse_minutes(text: str) -> int | None:
-    """Slurm's [D-]HH:MM:SS as whole minutes; None for UNLIMITED."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if not match:
-        return None
-    days, hours, minutes, _ = (int(part or 0) for part in match.groups())
-    return days * 1440 + hours * 60 + minutes
-
-
 def _job(fields: list[str]) -> JobState | None:
     """(id, user, state, node, start, reason); None for a line of another kind."""
     if len(fields) != 6 or not _JOB_ID.fullmatch(fields[0]):
@@ -313,6 +308,11 @@ def _records(text: str, key: str) -> Iterable[dict[str, str]]:
             yield fields
         elif line.strip() and not line.startswith("No "):
             raise SchedulerUnavailable(f"cannot read this line of scontrol: {line[:200]}")
+
+
+def _limit(partition: Mapping[str, str]) -> int | None:
+    """Minutes that a job may take; None for UNLIMITED."""
+    return durations.minutes(durations.of_days(partition.get("MaxTime", "UNLIMITED")))
 
 
 def _number(text: str) -> int | None:
@@ -344,3 +344,78 @@ def _denied(text: str | None) -> frozenset[str]:
 
 def _time(text: str) -> float | None:
     return float(text) if re.fullmatch(r"[1-9]\d{0,11}", text) else None
+
+
+def _batch_run(order: BatchRunOrder) -> list[str]:
+    directives = [
+        "--job-name=hpchub-batch",
+        f"--partition={order.queue}",
+        f"--ntasks={order.tasks}",
+        f"--cpus-per-task={order.cores}",
+        f"--mem-per-cpu={-(-order.memory_mib // order.cores)}M",
+        f"--time={order.walltime_minutes}",
+        "--output=job.log",
+        "--export=NIL",
+        "--no-requeue",
+    ]
+    return [*directives, *([f"--account={order.project}"] if order.project else [])]
+
+
+def _dask_options(mark: str, header: str, queue: str, reservation: str) -> list[str]:
+    """The mark before what the user wrote into the comment, and the session's reservation in the session's queue."""
+    theirs = re.findall(r"(?m)^#SBATCH --comment[= ](.*)$", header)
+    held = reservation and f"#SBATCH -p {queue}" in header.splitlines() and "--reservation" not in header
+    return [f"--comment={' '.join([mark, *theirs[-1:]])}", *([f"--reservation={reservation}"] if held else [])]
+
+
+def _limits(prefix: str) -> tuple[str, ...]:
+    return f"{prefix}/scontrol", "show", "partition", "--oneliner"
+
+
+def queue_limits(output: str) -> dict[str, int | None]:
+    """`scontrol show partition --oneliner`, as {partition: minutes, None for UNLIMITED}. Other lines do not count."""
+    records = (dict(re.findall(r"(\w+)=(\S*)", line)) for line in output.splitlines())
+    return {fields["PartitionName"]: _limit(fields) for fields in records if "PartitionName" in fields}
+
+
+QUESTIONS = Slurm
+DIALECT = Dialect(
+    name="slurm",
+    orders=ORDERS,
+    directive="#SBATCH",
+    batch_run=_batch_run,
+    wall_time=re.compile(r"^#SBATCH\s+(?:-t\s*|--time[=\s])(\S+)", re.MULTILINE),
+    seconds=durations.of_days,
+    variables=JobVariables(
+        job_id="SLURM_JOB_ID",
+        queue="SLURM_JOB_PARTITION",
+        project="SLURM_JOB_ACCOUNT",
+        array=("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"),
+        leaking=("SLURM_EXPORT_ENV", "SLURM_GET_USER_ENV"),  # of srun
+        of_submission=("SLURM_", "SBATCH_"),
+    ),
+    # Seconds since the epoch, so that nobody has to guess a time zone.
+    command_variables={"SLURM_TIME_FORMAT": "%s"},
+    dask=DaskJobs(
+        section="slurm",
+        cluster_class="SLURMCluster",
+        keys=("job-cpu", "job-mem"),
+        options=_dask_options,
+        reservation_directive="--reservation={}".format,
+    ),
+    arrays=JobArrays(
+        option=lambda count: f"--array=0-{count - 1}",
+        place="SLURM_ARRAY_TASK_ID",
+        member=lambda array, place: f"{array}_{place}",
+        # %J is another number in an array than the one by which the job is known.
+        log=(re.compile(r"(?m)^(#SBATCH -[eo] .*-)%J\."), r"\1%A_%a."),
+    ),
+    tasks=TaskLauncher(
+        program="srun",
+        # A worker that dies is no reason to end the others.
+        options=lambda count: ("--ntasks", str(count), "--kill-on-bad-exit=0", "--unbuffered"),
+        runner=("dask_jobqueue.slurm", "SLURMRunner"),
+    ),
+    limits=_limits,
+    queue_limits=queue_limits,
+)

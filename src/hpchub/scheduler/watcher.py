@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from prometheus_client import Gauge
 
 from hpchub.scheduler import JobState, Phase, Place, Scheduler, SchedulerUnavailable
-from hpchub.scheduler.commands import Bucket
+from hpchub.scheduler.rate_limit import Bucket
 
 log = logging.getLogger("JupyterHub.hpchub")
 

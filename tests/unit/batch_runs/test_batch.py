@@ -15,10 +15,12 @@ import yaml
 
 from hpchub import cli
 from hpchub.batch_runs import job, submit, task
+from hpchub.privileged import job_order
+from hpchub.privileged.job_order import BatchRunOrder
 
 SITE = submit.Site("slurm", "/usr/bin", "help@example.org", {"regular": 720, "gpu": 0}, "regular", ("mpirun",))
 SECTION = {"cores": 2, "memory": "4GiB", "queue": None, "account": None}
-ORDER = job.Order("/home/alice/a.ipynb", "slurm", "gpu", "climate", 3, 2, 4096, 90, ("srun",), False, "/opt/hpchub")
+ORDER = BatchRunOrder("/home/alice/a.ipynb", "slurm", "gpu", "climate", 3, 2, 4096, 90, ("srun",), False, "/opt/hpchub")
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def test_pbs_is_always_mpi(notebook: Path) -> None:
         ({"queue": "night"}, "There is no queue night here. Choose one of regular, gpu."),
         ({"walltime": "13:00"}, "The queue regular ends jobs after 12:00. Ask for less, or choose another queue."),
         ({"walltime": "0"}, "'0' is not a wall time."),
-        ({"workers": 0}, "have to be more than none"),
-        ({"memory": -1.0}, "have to be more than none"),
+        ({"workers": 0}, "--workers, --cores and --memory must be positive."),
+        ({"memory": -1.0}, "--workers, --cores and --memory must be positive."),
         ({"notebook": Path("nowhere.ipynb")}, "There is no notebook nowhere.ipynb."),
     ],
 )
@@ -88,7 +90,7 @@ def test_the_script_asks_slurm_for_the_workers_and_two_tasks_more() -> None:
         assert f"#SBATCH {line}" in lines
     assert "#SBATCH --time=90" in lines
     assert "#SBATCH --export=NIL" in lines
-    carried = job.read_order(lines[-2])
+    carried = job_order.read(BatchRunOrder, lines[-2])
     assert carried == replace(ORDER, directory="/home/alice/a.runs/1")
 
 
@@ -102,7 +104,7 @@ def test_a_path_cannot_end_the_scripts_text_early() -> None:
     hostile = replace(ORDER, notebook=f"/home/alice/\n{submit.DELIMITER}\nrm -rf ~\n.ipynb")
     lines = submit.script(hostile, Path("/x")).splitlines()
     assert lines.count(submit.DELIMITER) == 1
-    assert job.read_order(lines[-2]).notebook == hostile.notebook
+    assert job_order.read(BatchRunOrder, lines[-2]).notebook == hostile.notebook
 
 
 def test_a_second_run_of_the_same_second_gets_a_directory_of_its_own(notebook: Path) -> None:
@@ -119,7 +121,7 @@ def test_the_command_says_what_is_wrong_without_a_traceback(capsys: pytest.Captu
 
 def test_tasks_get_the_jobs_variables_and_the_accounts() -> None:
     account = pwd.getpwuid(os.getuid())
-    variables = job.environment({"SLURM_JOB_ID": "1", "SLURM_EXPORT_ENV": "NIL", "PATH": "/site/bin"}, account)
+    variables = job.environment(ORDER, account, {"SLURM_JOB_ID": "1", "SLURM_EXPORT_ENV": "NIL", "PATH": "/site/bin"})
     assert variables["SLURM_JOB_ID"] == "1"
     assert variables["HOME"] == account.pw_dir
     assert "SLURM_EXPORT_ENV" not in variables

@@ -10,8 +10,11 @@ import dask.config
 import pytest
 
 from hpchub.dask_jobs.cluster import Job
-from hpchub.dask_jobs.job_arrays import InOneGo, named, nameless
+from hpchub.dask_jobs.job_arrays import CallBatcher, array_script, array_template
+from hpchub.scheduler import registry
 
+ARRAYS = registry.dialect("slurm").arrays
+assert ARRAYS is not None
 COMMAND = "/opt/python -m distributed.cli.dask_worker tls://192.0.2.1:1 --name {} --nthreads 2"
 SCRIPT = "#!/usr/bin/env bash\n\n#SBATCH -J dask\n#SBATCH -o /logs/dask-%J.out\n#SBATCH -t 1\nmodule load x\n{}\n"
 
@@ -29,7 +32,7 @@ async def test_what_is_asked_for_together_is_done_once_and_what_comes_later_agai
         await asyncio.sleep(0)
         return [item * 10 for item in items]
 
-    each = InOneGo(do)
+    each = CallBatcher(do)
     assert await asyncio.gather(*(each.ask(number) for number in range(4))) == [0, 10, 20, 30]
     assert await each.ask(7) == 70
     assert calls == [[0, 1, 2, 3], [7]]
@@ -39,14 +42,16 @@ async def test_a_failure_is_everybodys_and_nobody_waits_for_ever() -> None:
     async def do(_: Sequence[int]) -> list[int]:
         raise OSError("no")
 
-    each = InOneGo(do)
+    each = CallBatcher(do)
     failures = await asyncio.gather(each.ask(1), each.ask(2), return_exceptions=True)
     assert [str(failure) for failure in failures] == ["no", "no"]
 
 
 def test_jobs_that_differ_in_their_name_have_one_script() -> None:
-    assert nameless(*one("D-0"), "D-0") == nameless(*one("D-17"), "D-17")
-    assert nameless(*one("D-0"), "D-0") != nameless(one("D-0")[0].replace("-t 1", "-t 2"), one("D-0")[1], "D-0")
+    assert array_template(ARRAYS, *one("D-0"), "D-0") == array_template(ARRAYS, *one("D-17"), "D-17")
+    assert array_template(ARRAYS, *one("D-0"), "D-0") != array_template(
+        ARRAYS, one("D-0")[0].replace("-t 1", "-t 2"), one("D-0")[1], "D-0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,15 +63,15 @@ def test_jobs_that_differ_in_their_name_have_one_script() -> None:
     ],
 )
 def test_a_script_that_cannot_be_changed_for_sure_is_submitted_as_it_is(script: str) -> None:
-    assert nameless(script, COMMAND.format("D-0"), "D-0") is None
+    assert array_template(ARRAYS, script, COMMAND.format("D-0"), "D-0") is None
 
 
 def test_each_job_of_an_array_starts_the_worker_of_its_name(tmp_path: Path) -> None:
     names = [f"it's $HOME-{number}" for number in range(3)]
     command = COMMAND.replace("/opt/python", "echo").format("X")
-    script = nameless(f"#!/bin/sh\n{command}\n", command, "X")
+    script = array_template(ARRAYS, f"#!/bin/sh\n{command}\n", command, "X")
     assert script is not None
-    (tmp_path / "script").write_text(named(script, names))
+    (tmp_path / "script").write_text(array_script(ARRAYS, script, names))
     for number, name in enumerate(names):
         environment = {"SLURM_ARRAY_TASK_ID": str(number)}
         said = subprocess.run(["/bin/sh", tmp_path / "script"], env=environment, capture_output=True, text=True)
@@ -74,7 +79,7 @@ def test_each_job_of_an_array_starts_the_worker_of_its_name(tmp_path: Path) -> N
 
 
 def test_the_log_of_one_of_an_array_is_named_as_the_job_is() -> None:
-    assert "#SBATCH -o /logs/dask-%A_%a.out\n" in str(nameless(*one("D-0"), "D-0"))
+    assert "#SBATCH -o /logs/dask-%A_%a.out\n" in str(array_template(ARRAYS, *one("D-0"), "D-0"))
 
 
 class Own(Job):

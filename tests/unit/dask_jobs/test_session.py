@@ -121,7 +121,7 @@ def test_each_fate_has_its_words(tmp_path: Path) -> None:
     assert why(*absent)[1:] == [
         "Its job is being handed to the scheduler.",
         "No job was queued: You may not.",
-        "1 job (3) on c1: it runs, and its worker has not come yet.",
+        "1 job (3) on c1: the job is running; its worker has not connected yet.",
         f"1 job (4): It ran out of memory. Start again with more. The last lines of {tmp_path}/dask-worker-4.err:\n"
         "red\nslurmstepd: oom_kill event",
         "1 job (99): the scheduler does not know it any more.",

@@ -22,6 +22,7 @@ import pytest
 
 from hpchub.hub.internal_tls import Labs
 from hpchub.lab import full_home, server, start
+from hpchub.privileged.job_order import LabOrder
 
 if TYPE_CHECKING:
     from conftest import Authority
@@ -47,7 +48,7 @@ ORDER = {
 }
 
 
-def order() -> start.Order:
+def order() -> LabOrder:
     return start.read_order(json.dumps(ORDER))
 
 

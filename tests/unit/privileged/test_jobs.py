@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpchub.privileged import jobs
+from hpchub.privileged import jobs, user_files
+from hpchub.privileged.batch_systems import Job
 
 ME = pwd.getpwuid(os.getuid())
 JOB = {
@@ -45,6 +46,10 @@ JSON = st.recursive(
 
 def config(scheduler: str = "slurm", prefix: str = "/usr/bin") -> jobs.Config:
     return jobs.Config(scheduler, prefix, "/opt/hpchub/lab/current", "/opt/hpchub", LOGS, ("regular", "gpu"))
+
+
+def submit_command(site: jobs.Config, job: Job, home: str, log: str) -> list[str]:
+    return site.orders.submit(site.scheduler_prefix, job, home, log)
 
 
 def stub(directory: Path, name: str, code: int = 0, out: str = "", err: str = "") -> None:
@@ -129,8 +134,8 @@ def test_what_is_no_key_pair_is_refused(tls: object, tmp_path: Path) -> None:
 
 def test_slurm_and_pbs_get_the_same_wish() -> None:
     job = jobs.parse_job(JOB | {"gpus": 1}, ("regular",))
-    slurm = jobs.submit_command(config("slurm"), job, "/home/alice", "/home/alice/log")
-    pbs = jobs.submit_command(config("pbs"), job, "/home/alice", "/home/alice/log")
+    slurm = submit_command(config("slurm"), job, "/home/alice", "/home/alice/log")
+    pbs = submit_command(config("pbs"), job, "/home/alice", "/home/alice/log")
     for wish in ("--account=climate", "--partition=regular", "--time=90", "--cpus-per-task=2", "--mem=4096M"):
         assert wish in slurm
     assert "--gres=gpu:1" in slurm
@@ -140,14 +145,14 @@ def test_slurm_and_pbs_get_the_same_wish() -> None:
 
 def test_a_reservation_is_an_option_of_slurm_and_a_queue_of_pbs() -> None:
     job = jobs.parse_job(JOB | {"reservation": "tutorial"}, ("regular",))
-    assert "--reservation=tutorial" in jobs.submit_command(config("slurm"), job, "/home/alice", "/dev/null")
-    assert "-qtutorial" in jobs.submit_command(config("pbs"), job, "/home/alice", "/dev/null")
+    assert "--reservation=tutorial" in submit_command(config("slurm"), job, "/home/alice", "/dev/null")
+    assert "-qtutorial" in submit_command(config("pbs"), job, "/home/alice", "/dev/null")
 
 
 def test_without_a_place_for_its_log_pbs_does_not_try_to_copy_it() -> None:
     job = jobs.parse_job(JOB, ("regular",))
-    assert {"-o/dev/null", "-Roe"} <= set(jobs.submit_command(config("pbs"), job, "/home/alice", "/dev/null"))
-    assert "-koed" in jobs.submit_command(config("pbs"), job, "/home/alice", "/home/alice/log")
+    assert {"-o/dev/null", "-Roe"} <= set(submit_command(config("pbs"), job, "/home/alice", "/dev/null"))
+    assert "-koed" in submit_command(config("pbs"), job, "/home/alice", "/home/alice/log")
 
 
 @pytest.mark.parametrize(
@@ -216,17 +221,24 @@ def test_what_is_not_exactly_the_protocol_runs_nothing(tmp_path: Path, request_:
     assert not (tmp_path / "argv").exists()
 
 
-@pytest.mark.parametrize(("scheduler", "name", "job_id"), [("slurm", "scancel", "12"), ("pbs", "qdel", "12.pbs01")])
+@pytest.mark.parametrize(
+    ("scheduler", "name", "job_id", "gone"),
+    [
+        ("slurm", "scancel", "12", "scancel: error: Kill job error on job id 12: Invalid job id specified"),
+        ("slurm", "scancel", "12", "scancel: error: 12: Job/step already completing or completed"),
+        ("pbs", "qdel", "12.pbs01", "qdel: Unknown Job Id 12.pbs01"),
+        ("pbs", "qdel", "12.pbs01", "qdel: Job has finished 12.pbs01"),
+    ],
+)
 def test_a_job_is_cancelled_and_one_that_is_gone_is_no_error(
-    tmp_path: Path, scheduler: str, name: str, job_id: str
+    tmp_path: Path, scheduler: str, name: str, job_id: str, gone: str
 ) -> None:
     request_ = {"verb": "cancel", "job_ids": [job_id]}
     stub(tmp_path, name)
     assert jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path)) == {"ok": True}
     assert (tmp_path / "argv").read_text() == job_id + "\n"
-    for gone in ("scancel: error: Kill job error on job id 12: Invalid job id specified", "qdel: Unknown Job Id 12"):
-        stub(tmp_path, name, code=1, err=gone)
-        assert jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path)) == {"ok": True}
+    stub(tmp_path, name, code=1, err=gone)
+    assert jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path)) == {"ok": True}
     stub(tmp_path, name, code=1, err="Unable to contact slurm controller")
     answer = jobs.handle(request_, config(scheduler, str(tmp_path)), account(tmp_path))
     assert answer == {"ok": False, "message": "Unable to contact slurm controller"}
@@ -241,7 +253,7 @@ def test_no_json_value_becomes_more_than_one_checked_argument(data: dict[str, ob
         job = jobs.parse_job(data, ("regular", "gpu"))
     except jobs.Refused:
         return
-    command = jobs.submit_command(config(scheduler), job, "/home/alice", "/home/alice/log")
+    command = submit_command(config(scheduler), job, "/home/alice", "/home/alice/log")
     assert command[0] in ("/usr/bin/sbatch", "/usr/bin/qsub")
     flags = "--[a-z-]+=" if scheduler == "slurm" else "-[NvAqlojkrm]"
     for item in command[1:]:
@@ -331,7 +343,7 @@ def test_where_all_may_write_a_directory_that_somebody_else_made_first_is_not_us
     scratch.chmod(0o1777)
     taken(scratch, how)
     with pytest.raises(OSError, match=words) as refused:
-        jobs.own_directory(f"{scratch}/{{user}}/logs", alice)
+        user_files.own_directory(f"{scratch}/{{user}}/logs", alice)
     assert refused.value.filename == f"{scratch}/{part}"
     assert jobs.log_directory(f"{scratch}/{{user}}/logs", alice) == os.devnull
 
@@ -339,10 +351,10 @@ def test_where_all_may_write_a_directory_that_somebody_else_made_first_is_not_us
 def test_what_stands_above_a_users_own_part_is_the_sites(tmp_path: Path) -> None:
     os.chown(tmp_path, 4242, 4242)
     for pattern in (f"{tmp_path}/of-{{user}}", f"{tmp_path}/{{user}}/logs", "{home}/logs"):
-        path = jobs.own_directory(pattern, account(tmp_path))
+        path = user_files.own_directory(pattern, account(tmp_path))
         assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
     with pytest.raises(FileNotFoundError):
-        jobs.own_directory(f"{tmp_path}/not/mounted/{{user}}", account(tmp_path))
+        user_files.own_directory(f"{tmp_path}/not/mounted/{{user}}", account(tmp_path))
     assert not (tmp_path / "not").exists()
 
 
@@ -369,7 +381,7 @@ def test_of_a_log_only_the_end_is_read_and_no_control_character_comes_out(tmp_pa
     (logs / "lab-12.log").write_bytes(b"secret beginning\n" + b"x" * 5_000_000 + b"\n" + b"line\n" * 100 + hostile)
     text = jobs.handle({"verb": "log", "job_id": "12"}, config(), account(tmp_path))["text"]
     assert "secret" not in text
-    assert len(text.splitlines()) == jobs.LOG_LINES
+    assert len(text.splitlines()) == user_files.LOG_LINES
     assert text.splitlines()[-1].startswith("red")
     assert all(character.isprintable() or character in "\n\t" for character in text)
 

@@ -13,7 +13,15 @@ from hpchub.scheduler.commands import asker, run
 async def test_a_program_sees_nothing_of_the_hubs_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONFIGPROXY_AUTH_TOKEN", "secret")
     finished = await run(["/usr/bin/env"], timeout=10)
-    assert set(line.split("=")[0] for line in finished.stdout.split()) == {"PATH", "LANG", "SLURM_TIME_FORMAT"}
+    assert set(line.split("=")[0] for line in finished.stdout.split()) == {"PATH", "LANG"}
+
+
+async def test_a_schedulers_commands_get_what_their_answers_are_read_with_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONFIGPROXY_AUTH_TOKEN", "secret")
+    answer = await asker()(["/usr/bin/env"])
+    assert set(line.split("=")[0] for line in answer.split()) == {"PATH", "LANG", "SLURM_TIME_FORMAT"}
 
 
 async def test_arguments_reach_the_program_as_they_are() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from hpchub.hub.spawn_page import context
 from hpchub.scheduler import Project, Queue, Reservation, SchedulerUnavailable
-from hpchub.scheduler.commands import Bucket, Together
 from hpchub.scheduler.offers import Live, combine
+from hpchub.scheduler.rate_limit import Bucket, Together
 from hpchub.scheduler.slurm import Slurm
 from hpchub.settings import Cluster, Projects
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from hpchub.privileged import durations
 from hpchub.scheduler import JobState, Phase, Project, Queue, SchedulerUnavailable
 from hpchub.scheduler.slurm import (
     PHASES,
     Slurm,
     parse_associations,
     parse_jobs,
-    parse_minutes,
     parse_nodes,
     parse_partitions,
     parse_reservations,
@@ -142,7 +142,7 @@ def test_a_queue_admits_by_project_group_and_qos(fields: str, admitted: bool) ->
 
 @pytest.mark.parametrize(("text", "minutes"), [("04:00:00", 240), ("1-00:30:00", 1470), ("UNLIMITED", None)])
 def test_time_limits_are_read(text: str, minutes: int | None) -> None:
-    assert parse_minutes(text) == minutes
+    assert durations.minutes(durations.of_days(text)) == minutes
 
 
 @pytest.mark.parametrize(

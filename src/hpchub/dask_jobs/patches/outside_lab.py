@@ -15,6 +15,7 @@ from types import ModuleType
 import yaml
 
 from hpchub.dask_jobs import configuration
+from hpchub.scheduler import registry
 
 LINK = "distributed.dashboard.link"
 HERE = "http://127.0.0.1:{port}/status"
@@ -41,7 +42,7 @@ def change(config: ModuleType, prefix: str = sys.prefix) -> None:
 def leave(config: ModuleType, session: str) -> None:
     """Correct the link in a job that has the settings of the Lab it was submitted from, on a node of its own."""
     job = config.get("hpchub.session.job", "")
-    if job in ("", os.environ.get("SLURM_JOB_ID"), os.environ.get("PBS_JOBID")):
+    if job in ("", registry.job_id(os.environ)):
         return
     if config.get(LINK) == config.get(LINK, config=config.collect([session], {})):
         config.set({LINK: HERE})

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hpchub.scheduler import registry
+
 LOG = "HPCHUB_LOG"
 """Names the log of processes whose standard error is none, but a pipe to it."""
 _logger = logging.getLogger(__name__)
@@ -26,9 +28,7 @@ def whereabouts(_worker: object = None) -> dict[str, str]:
     log = os.environ.get(LOG, "")
     if not log and stat.S_ISREG(os.fstat(2).st_mode):
         log = str(Path("/proc/self/fd/2").readlink())
-    of_array = [os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK")]
-    job = "_".join(of_array) if all(of_array) else os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID", "")
-    return {"node": os.uname().nodename, "job": job, "log": log}
+    return {"node": os.uname().nodename, "job": registry.worker_job_id(os.environ), "log": log}
 
 
 def describe(name: object, address: str, extra: Mapping[str, Any]) -> str:
