@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import REGISTRY
 
+from hpchub.hub import orphans as _metrics_of_orphans  # noqa: F401 - registers them
 from hpchub.hub import spawner as _metrics_of_the_spawner  # noqa: F401 - registers them
 from hpchub.scheduler import JobState, Phase, Place, SchedulerUnavailable
 from hpchub.scheduler.watcher import BURST, COMMANDS_PER_MINUTE, SOONEST, URGENT_BURST, Bucket, Watcher
