@@ -413,19 +413,17 @@ def test_a_broken_template_names_its_variable_and_file_and_hides_no_other_proble
 
 @pytest.mark.parametrize("playbook", ["site.yml", "playbooks/validate.yml"])
 def test_an_inventory_is_asked_for_its_hub_before_anything_else(playbook: str) -> None:
-    first, second = yaml.safe_load((ROOT / playbook).read_text())
+    (play,) = yaml.safe_load((ROOT / playbook).read_text())
 
-    assert (first["hosts"], second["hosts"]) == ("localhost", "hub")
-    assert first["tasks"][0]["ansible.builtin.assert"]["that"] == "groups['hub'] | default([]) | length == 1"
-    assert first["tasks"][0]["tags"] == ["always"]
+    assert play["hosts"].startswith("{{ groups['hub'] if groups['hub'] | default([]) | length == 1 else undef(")
 
 
 @pytest.mark.parametrize(
     ("hosts", "words"),
     [
-        ("", "No host is in the group hub of the inventory"),
-        ("hubs: {hosts: {login1: }}\n", "No host is in the group hub of the inventory"),
-        ("hub: {hosts: {login1: , login2: }}\n", "login1, login2 are in the group hub of the inventory"),
+        ("", "Nobody is the hub in the inventory"),
+        ("hubs: {hosts: {login1: }}\n", "Nobody is the hub in the inventory"),
+        ("hub: {hosts: {login1: , login2: }}\n", "login1 and login2 is the hub in the inventory"),
     ],
     ids=["no-inventory", "no-group", "two-hubs"],
 )
@@ -435,9 +433,9 @@ def test_an_inventory_without_one_hub_fails(hosts: str, words: str, tmp_path: Pa
     done = validate(place)
 
     assert done.returncode != 0
-    assert words in done.stdout
-    assert str(place) in done.stdout
-    assert "inventories/example shows one" in done.stdout
+    assert words in done.stderr
+    assert str(place) in done.stderr
+    assert "inventories/example shows one" in done.stderr
 
 
 def test_a_port_is_ours_only_if_a_process_of_our_unit_listens_there(
