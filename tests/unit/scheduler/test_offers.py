@@ -64,7 +64,7 @@ async def test_projects_may_come_from_a_program_of_the_site(scheduler: FakeSched
     [
         ({"members": {"a": ["b"]}, "group_pattern": "x"}, "more than one source"),
         ({"command": ["projects"]}, "must be an absolute path"),
-        ({"group_pattern": "("}, "is not a regular expression"),
+        ({"group_pattern": "("}, "should be a regular expression"),
     ],
 )
 def test_a_wrong_source_of_projects_is_refused_with_a_sentence(wrong: dict[str, object], words: str) -> None:
