@@ -395,10 +395,9 @@ def _limits(prefix: str) -> tuple[str, ...]:
 def queue_limits(output: str) -> dict[str, int | None]:
     """`qstat -Q -f -F json`, as {queue: minutes, None without a limit}. Raises SchedulerUnavailable.
 
-    A queue that only routes jobs to others is left out: none runs there, and its limits are not theirs.
+    As in the form, a queue that only routes jobs to others, or takes them from such queues alone, is left out.
     """
-    queues = {name: queue for name, queue in _section(output, "Queue").items() if isinstance(queue, dict)}
-    return {name: _limit(queue) for name, queue in queues.items() if queue.get("queue_type") != "Route"}
+    return {name: queue.max_walltime_minutes for name, queue in parse_queues(output, {}).items()}
 
 
 QUESTIONS = Pbs

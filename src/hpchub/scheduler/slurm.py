@@ -373,9 +373,8 @@ def _limits(prefix: str) -> tuple[str, ...]:
 
 
 def queue_limits(output: str) -> dict[str, int | None]:
-    """`scontrol show partition --oneliner`, as {partition: minutes, None for UNLIMITED}. Other lines do not count."""
-    records = (dict(re.findall(r"(\w+)=(\S*)", line)) for line in output.splitlines())
-    return {fields["PartitionName"]: _limit(fields) for fields in records if "PartitionName" in fields}
+    """`scontrol show partition --oneliner`, as {partition: minutes, None if unlimited}. Raises SchedulerUnavailable."""
+    return {name: queue.max_walltime_minutes for name, queue in parse_partitions(output, {}).items()}
 
 
 QUESTIONS = Slurm
