@@ -12,6 +12,7 @@ from hpchub.hub import credentials
 from hpchub.hub.internal_tls import Labs
 from hpchub.hub.job_client import JobClient
 from hpchub.hub.job_record import hub_identity
+from hpchub.hub.turns import Turns
 from hpchub.scheduler import Scheduler, SchedulerUnavailable
 from hpchub.scheduler.offers import Live
 from hpchub.scheduler.registry import questions
@@ -20,8 +21,6 @@ from hpchub.settings import Cluster, Site
 
 log = logging.getLogger("JupyterHub.hpchub")
 
-PARALLEL_SUBMISSIONS = 4
-"""How many submissions run at once; a class that starts together must not storm the scheduler."""
 RETRY_SECONDS = 15.0
 """Between two questions to a scheduler that does not answer."""
 
@@ -37,7 +36,7 @@ class RunningCluster:
     watcher: Watcher
     offers: Live
     client: JobClient
-    submissions: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_SUBMISSIONS))
+    turns: Turns = field(default_factory=Turns)
 
     async def find_job(self, user: str, tag: str) -> str | None:
         """The id of the user's job with this tag, however long the scheduler takes; None if there is no such job."""

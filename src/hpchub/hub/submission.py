@@ -23,7 +23,7 @@ async def submit(
 
     A submission without an answer may have been done all the same: then the job is looked for by its tag.
     """
-    async with cluster.submissions:
+    async with cluster.turns.of(user):
         answer = await cluster.client.submit(user, job, environment, tls)
         job_id = answer.job_id
         if answer.outcome is Outcome.NO_ANSWER:
