@@ -186,6 +186,9 @@ class Hub(Model):
     session_hours: Annotated[float, Field(gt=0, le=24 * 31)] = Field(
         12, description="how long a sign-in lasts, in hours"
     )
+    token_hours: Annotated[float, Field(gt=0, le=24 * 366)] = Field(
+        12, description="how long a token lasts at most that a user makes, in hours"
+    )
     subdomains: bool = Field(
         False, description="whether each user's servers have a host name of their own, below that of public_url"
     )

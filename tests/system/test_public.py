@@ -174,3 +174,13 @@ def test_each_unit_is_as_shut_in_as_it_was_reviewed(
         print(f"\n{verdict}")
     (exposure,) = re.findall(r": ([\d.]+) ", verdict)
     assert float(exposure) <= (EXPOSURE | (ON_PBS if batch.name == "pbs" else {}))[unit]
+
+
+def test_a_token_that_a_user_makes_ends_whatever_was_asked_for(api: Callable[..., tuple[int, Any]], run: Run) -> None:
+    hours = float(run("login1", "sed -n 's/^ *token_hours: //p' /etc/hpchub/site.yml"))
+    status, token = api("alice", "POST", "/users/alice/tokens", {})
+    assert status == 201
+    ends = datetime.fromisoformat(token["expires_at"]).timestamp()
+    assert 0 < ends - time.time() <= hours * 3600
+    assert api("alice", "DELETE", f"/users/alice/tokens/{token['id']}")[0] == 204
+    assert api("alice", "POST", "/users/alice/tokens", {"expires_in": int(hours * 3600) + 60})[0] == 400

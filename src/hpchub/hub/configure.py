@@ -89,6 +89,7 @@ def sign_in(c: Config, site: Site) -> None:
     way = "ldap.LdapAuthenticator" if site.login.ldap else "pam.PamAuthenticator"
     c.JupyterHub.authenticator_class = f"hpchub.login.{way}"
     c.JupyterHub.cookie_max_age_days = site.hub.session_hours / 24
+    c.JupyterHub.token_expires_in_max_seconds = round(site.hub.token_hours * 3600)
     c.JupyterHub.shutdown_on_logout = False
     c.Authenticator.allow_all = True
     c.Authenticator.admin_users = set(site.hub.admins)

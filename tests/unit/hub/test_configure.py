@@ -51,6 +51,7 @@ def test_the_sites_values_arrive(config: Config, site_file: Path) -> None:
     assert config.JupyterHub.hub_connect_url == "https://login1:8081"
     assert config.JupyterHub.public_url == "https://hub.example.org/"
     assert config.JupyterHub.cookie_max_age_days == 0.5
+    assert config.JupyterHub.token_expires_in_max_seconds == 12 * 3600
     assert config.JupyterHub.spawner_class is HpcSpawner
     assert config.HpcSpawner.site_file == str(site_file)
     assert config.HpcAuthenticator.socket == "/run/hpchub-login.sock"
