@@ -1,4 +1,4 @@
-"""A user's wish becomes a checked JobRequest, or messages that a person can act on, field by field.
+"""What a user asks for becomes a checked JobRequest, or messages that a person can act on, field by field.
 
 Form, URL and REST all come through `check`. Nothing else makes a JobRequest for the scheduler.
 """
@@ -14,7 +14,7 @@ from hpchub.scheduler.offers import Facts, Offer
 from hpchub.settings import Cluster
 
 FIELDS = ("project", "queue", "walltime", "cores", "memory", "gpus", "reservation")
-"""What a wish may say; memory is in GiB, walltime is HH:MM[:SS], D-HH:MM:SS or minutes."""
+"""What a user may choose; memory is in GiB, walltime is HH:MM[:SS], D-HH:MM:SS or minutes."""
 
 SMALLEST_MEMORY_MIB = 512
 LONGEST_INPUT = 64
@@ -33,8 +33,8 @@ class JobRequest(BaseModel):
     gpus: int = Field(ge=0)
     reservation: str | None
 
-    def wish(self) -> dict[str, str]:
-        """The same request as a wish, to be stored and offered again."""
+    def user_options(self) -> dict[str, str]:
+        """The same request as the form's fields, to be stored and offered again."""
         return {
             "project": self.project,
             "queue": self.queue,
@@ -46,20 +46,20 @@ class JobRequest(BaseModel):
         }
 
 
-def check(wish: Mapping[str, object], facts: Facts, cluster: Cluster) -> JobRequest | dict[str, str]:
+def check(user_options: Mapping[str, object], facts: Facts, cluster: Cluster) -> JobRequest | dict[str, str]:
     """The request, or {field: what is wrong and what to write}. The key "" is for what concerns no single field."""
-    return _Check(wish, facts, cluster).result()
+    return _Check(user_options, facts, cluster).result()
 
 
 class _Check:
     """One check; collects a message for each field rather than stopping at the first."""
 
-    def __init__(self, wish: Mapping[str, object], facts: Facts, cluster: Cluster) -> None:
-        self.wish, self.facts, self.cluster = wish, facts, cluster
+    def __init__(self, user_options: Mapping[str, object], facts: Facts, cluster: Cluster) -> None:
+        self.user_options, self.facts, self.cluster = user_options, facts, cluster
         self.wrong: dict[str, str] = {}
 
     def result(self) -> JobRequest | dict[str, str]:
-        unknown = sorted(str(key)[:LONGEST_INPUT] for key in self.wish if key not in FIELDS)
+        unknown = sorted(str(key)[:LONGEST_INPUT] for key in self.user_options if key not in FIELDS)
         if unknown:
             return {"": f"{unknown[0]!r} cannot be chosen here. Choose from {', '.join(FIELDS)}."}
         if not self.facts.projects:
@@ -82,8 +82,8 @@ class _Check:
         )  # fmt: skip
 
     def _text(self, field: str) -> str:
-        """What was written, as text; a wish may also bring a number, but nothing else."""
-        value = self.wish.get(field)
+        """What was written, as text; the API may also bring a number, but nothing else."""
+        value = self.user_options.get(field)
         if value is None:
             return ""
         if isinstance(value, bool) or not isinstance(value, str | int | float) or len(str(value)) > LONGEST_INPUT:

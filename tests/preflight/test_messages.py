@@ -139,8 +139,7 @@ def test_a_ready_login_node_has_no_problem() -> None:
         ),
         (
             {"ports": {"hpchub.service": {"port": 8081, "taken": "Address already in use"}}},
-            "Port 8081, on which hpchub.service would listen, cannot be had: Address already in use"
-            " (ss -ltnp sport = :8081).",
+            "Port 8081 (hpchub.service) cannot be used: Address already in use (ss -ltnp sport = :8081).",
         ),
         (
             {"directory": {"ldaps://ldap.example.org": "certificate verify failed"}},

@@ -179,7 +179,7 @@ def submit(site: Site, directory: Path) -> str:
     here = dialect(site.scheduler)
     program, *options = here.orders.submit_command
     command = [f"{site.scheduler_prefix}/{program}", *options, "job.sh"]
-    # What a job of the user's own has in its environment is no wish for this one.
+    # What a job of the user's own has in its environment does not hold for this one.
     asked = here.variables.of_submission
     environment = {name: value for name, value in os.environ.items() if not name.startswith(asked)}
     try:

@@ -60,7 +60,7 @@ def _reason(one: Absent, job: JobState | None, explain: Callable[[JobState], str
     if one.refused:
         return f"No job was queued: {one.refused}"
     if not one.job_id:
-        return "Its job is being handed to the scheduler."
+        return "Its job is being submitted."
     if job is None:
         return "{jobs}: the scheduler does not know it any more."
     if job.phase is Phase.WAITING:

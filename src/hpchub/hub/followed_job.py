@@ -126,18 +126,18 @@ class FollowedJob:
             taken = await order()
             if once:
                 return
-            self.watcher.hurry(urgent=True)
+            self.watcher.poll_soon(urgent=True)
             deadline = time.monotonic() + (CANCEL_SECONDS if taken else pause)
             while not self.over and time.monotonic() < deadline:
                 await self.watcher.changed(max(0.1, deadline - time.monotonic()))
-                self.watcher.hurry()
+                self.watcher.poll_soon()
             pause = min(pause * 2, CANCEL_SECONDS)
 
     async def _wait_in_queue(self) -> None:
         """Return when the job does not wait any more."""
         while (job := self.state()) is None or job.phase is Phase.WAITING:
             if time.time() - self.record.submitted_at < EAGER_SECONDS:
-                self.watcher.hurry()
+                self.watcher.poll_soon()
             elif job is not None:
                 self.watcher.locate_soon()
             await self.watcher.changed(STEP_SECONDS)
@@ -165,7 +165,7 @@ class FollowedJob:
                     f"{self.start_timeout_seconds} s.",
                     "timeout",
                 )
-            self.watcher.hurry()  # a job that dies now shall be noticed now
+            self.watcher.poll_soon()  # a job that dies now shall be noticed now
             if self.record.port:
                 await asyncio.sleep(ANSWER_POLL_SECONDS)  # news of other jobs shall not make everybody ask at once
             else:

@@ -80,7 +80,7 @@ class Reconciler:
 
     async def _cancel_if_orphan(self, user: str, jobs: list[JobState]) -> None:
         """Ask for the tags of the user's jobs; cancel those whose tag is ours and unknown."""
-        await self.cluster.watcher.turn()
+        await self.cluster.watcher.acquire()
         tags = await self.cluster.scheduler.tags(user)
         known = self.known()  # the question took its time
         for job in jobs:
@@ -92,7 +92,7 @@ class Reconciler:
                 await self._cancel(job, tag)
 
     async def _cancel(self, job: JobState, tag: str) -> None:
-        await self.cluster.watcher.turn()
+        await self.cluster.watcher.acquire()
         minutes = round((self.clock() - self.suspects.pop(job.job_id)) / 60)
         if await self.cluster.client.cancel(job.user, [job.job_id]):
             ORPHANS.inc()

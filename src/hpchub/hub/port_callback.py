@@ -95,7 +95,7 @@ class PortHandler(APIHandler):  # type: ignore[misc]  # upstream has no types
         while (job := spawner.job_state()) is None or job.phase is Phase.WAITING or not spawner.record.node:
             if loop.time() > deadline:
                 raise web.HTTPError(503, "The scheduler does not say yet where this job runs. Try again.")
-            spawner.cluster.watcher.hurry(urgent=True)
+            spawner.cluster.watcher.poll_soon(urgent=True)
             await spawner.cluster.watcher.changed(1.0)
         if not spawner.shared.site.hub.check_node_address:
             return

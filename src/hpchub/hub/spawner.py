@@ -174,7 +174,7 @@ class HpcSpawner(ResumableSpawner):
         """The checked options of a posted form; wrong ones return to the form, with what was typed."""
         typed = options.typed(formdata)
         try:
-            return (await options.checked(self.cluster, self.user.name, typed)).wish()
+            return (await options.checked(self.cluster, self.user.name, typed)).user_options()
         except Refused as error:
             self.user.spawner.rejected = (typed, error.errors)
             if any(error.errors):  # the fields say it

@@ -30,7 +30,7 @@ async def submit(
             job_id = await cluster.find_job(user, str(job["tag"])) or ""
     support = cluster.settings.support_contact
     if answer.outcome is Outcome.FAILED:
-        raise Refused(f"The job could not be handed to the scheduler. Please ask {support}.", "submit", 503)
+        raise Refused(f"The job could not be submitted. Please ask {support}.", "submit", 503)
     if answer.outcome is Outcome.REFUSED:
         log.warning("Refused a job of %s, tag %s: %s", user, job["tag"], answer.message)
         raise Refused(refusal(answer.message, support), "refused")

@@ -46,8 +46,7 @@ def problems(
     for unit, port in answers["ports"].items():
         if port["taken"]:
             found.append(
-                f"Port {port['port']}, on which {unit} would listen, cannot be had: {port['taken']}"
-                f" (ss -ltnp sport = :{port['port']})."
+                f"Port {port['port']} ({unit}) cannot be used: {port['taken']} (ss -ltnp sport = :{port['port']})."
             )
     return [
         *found,

@@ -107,7 +107,10 @@ def _tls(given: Given) -> Iterable[str]:
 def _reachable(given: Given) -> Iterable[str]:
     host = given["jupyterhub_connect_host"]
     if host == "localhost" or _only_here(host):
-        yield f"jupyterhub_connect_host is {host}, which a compute node takes for itself. Write the login node's name."
+        yield (
+            f"jupyterhub_connect_host is {host}, which resolves to the compute node itself."
+            " Write the login node's name."
+        )
 
 
 def _listens(given: Given) -> Iterable[str]:

@@ -36,14 +36,14 @@ class Bucket:
         self._refill()
         self._tokens -= 1
 
-    async def turn(self) -> None:
+    async def acquire(self) -> None:
         """Wait until one more command fits into the minute, and count it."""
         while (rest := self.wait()) > 0:
             await asyncio.sleep(rest)
         self.take()
 
 
-class Together(Generic[T]):
+class CoalescingLookup(Generic[T]):
     """Answers about users: a question for each while few ask; one about everybody, for all who ask, once many do."""
 
     def __init__(

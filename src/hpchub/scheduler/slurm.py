@@ -29,7 +29,7 @@ from hpchub.scheduler import (
 )
 from hpchub.scheduler.dialect import DaskJobs, Dialect, JobArrays, JobVariables, TaskLauncher
 from hpchub.scheduler.messages import slurm_reason
-from hpchub.scheduler.rate_limit import Bucket, Together
+from hpchub.scheduler.rate_limit import Bucket, CoalescingLookup
 
 # slurm.h `enum job_states` and the flags above JOB_STATE_BASE; names as `job_state_string` prints them
 # (src/common/slurm_protocol_defs.c in 22.05 to 25.05); meanings: `man squeue`, JOB STATE CODES.
@@ -97,12 +97,12 @@ class Slurm:
 
     prefix: str
     ask: Ask
-    _together: Together[Sequence[Project]] = field(init=False)
+    _together: CoalescingLookup[Sequence[Project]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Frozen, hence the long way."""
-        together = Together(self._associations, Bucket(QUESTIONS_PER_MINUTE, QUESTIONS_AT_ONCE), EVERYBODY_SECONDS)
-        object.__setattr__(self, "_together", together)
+        budget = Bucket(QUESTIONS_PER_MINUTE, QUESTIONS_AT_ONCE)
+        object.__setattr__(self, "_together", CoalescingLookup(self._associations, budget, EVERYBODY_SECONDS))
 
     def _program(self, name: str) -> str:
         return f"{self.prefix.rstrip('/')}/{name}"

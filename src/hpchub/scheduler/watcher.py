@@ -80,7 +80,7 @@ class Watcher:
         """Begin to watch a job of this user; a record of another user with the same id does not count."""
         self._watched.setdefault(job_id, _Watched(user))
         WATCHED.set(len(self._watched))
-        self.hurry()
+        self.poll_soon()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="hpchub-watch")
 
@@ -94,7 +94,7 @@ class Watcher:
         watched = self._watched.get(job_id)
         return watched.job if watched else None
 
-    def hurry(self, *, urgent: bool = False) -> None:
+    def poll_soon(self, *, urgent: bool = False) -> None:
         """Somebody waits: poll as soon as the limits allow. Urgent: a server is up, and only its node is not known."""
         self._urgent |= urgent
         self._wake.set()
@@ -103,7 +103,7 @@ class Watcher:
         """Wait for a good answer to a question that is put from now on."""
         began = self._clock()
         while self._asked < began:
-            self.hurry(urgent=True)
+            self.poll_soon(urgent=True)
             await self.changed(1.0)
 
     def notify(self) -> None:
@@ -115,13 +115,13 @@ class Watcher:
         """Wait for the next news, at most `timeout` seconds."""
         await _wait(self._news, timeout)
 
-    async def turn(self) -> None:
+    async def acquire(self) -> None:
         """Wait until one more command fits into the minute, and count it."""
-        await self._bucket.turn()
+        await self._bucket.acquire()
 
     async def jobs(self) -> Mapping[str, JobState]:
         """All jobs with the hub's name, watched or not, asked for now. Raises SchedulerUnavailable."""
-        await self.turn()
+        await self.acquire()
         return await self._scheduler.jobs()
 
     def locate_soon(self) -> None:
@@ -134,7 +134,7 @@ class Watcher:
         if self._clock() - self._places[0] < LOCATE_SECONDS:
             return
         self._places = (self._clock(), self._places[1])
-        await self.turn()
+        await self.acquire()
         try:
             self._places = (self._clock(), await self._scheduler.places())
         except SchedulerUnavailable as error:
@@ -174,7 +174,7 @@ class Watcher:
                 break
             if self._urgent:
                 await asyncio.sleep(rest)
-            else:  # an urgent wish may come meanwhile
+            else:  # an urgent request may come meanwhile
                 await _wait(self._wake, rest)
         self._urgent = False
 

@@ -119,7 +119,7 @@ def test_each_fate_has_its_words(tmp_path: Path) -> None:
         missing_workers.Absent("99"),
     )
     assert why(*absent)[1:] == [
-        "Its job is being handed to the scheduler.",
+        "Its job is being submitted.",
         "No job was queued: You may not.",
         "1 job (3) on c1: the job is running; its worker has not connected yet.",
         f"1 job (4): It ran out of memory. Start again with more. The last lines of {tmp_path}/dask-worker-4.err:\n"

@@ -22,7 +22,7 @@ def test_a_good_wish_becomes_a_request(facts: Facts, cluster: Cluster) -> None:
 def test_a_stored_wish_gives_the_same_request_again(facts: Facts, cluster: Cluster) -> None:
     first = check(GOOD | {"reservation": "tutorial", "memory": "0.7"}, facts, cluster)
     assert isinstance(first, JobRequest)
-    assert check(first.wish(), facts, cluster) == first
+    assert check(first.user_options(), facts, cluster) == first
 
 
 def test_an_empty_wish_takes_the_defaults_but_never_chooses_a_project(facts: Facts, cluster: Cluster) -> None:

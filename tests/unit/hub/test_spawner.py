@@ -363,7 +363,7 @@ async def test_a_job_that_starts_while_nobody_may_ask_for_places_is_seen_to_star
         await asyncio.Event().wait()
 
     monkeypatch.setattr(followed_job, "EAGER_SECONDS", 0.0)
-    monkeypatch.setattr(Watcher, "turn", never)
+    monkeypatch.setattr(Watcher, "acquire", never)
     spawner, starting = await start(hub)
     await until(lambda: getattr(spawner.job_state(), "phase", None) is Phase.WAITING)
     await asyncio.sleep(0.1)

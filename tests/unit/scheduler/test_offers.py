@@ -11,7 +11,7 @@ import pytest
 from hpchub.hub.spawn_page import context
 from hpchub.scheduler import Project, Queue, Reservation, SchedulerUnavailable
 from hpchub.scheduler.offers import Live, combine
-from hpchub.scheduler.rate_limit import Bucket, Together
+from hpchub.scheduler.rate_limit import Bucket, CoalescingLookup
 from hpchub.scheduler.slurm import Slurm
 from hpchub.settings import Cluster, Projects
 
@@ -130,7 +130,7 @@ async def test_who_gives_up_a_shared_question_leaves_the_others_their_answer() -
         await asyncio.sleep(0.05)
         return {name: f"{name} of {user or 'everybody'}" for name in ("alice", "bob", "carol")}
 
-    together = Together(ask, Bucket(0.1, 1), 60)
+    together = CoalescingLookup(ask, Bucket(0.1, 1), 60)
     alone, first, other = (asyncio.ensure_future(together.get(user)) for user in ("carol", "alice", "bob"))
     await asyncio.sleep(0.02)
     first.cancel()
@@ -149,7 +149,7 @@ async def test_a_shared_question_that_fails_fails_for_all_and_is_asked_again_a_l
             raise answer
         return answer
 
-    together = Together(ask, Bucket(1, 0, lambda: 0.0), 60, lambda: now)
+    together = CoalescingLookup(ask, Bucket(1, 0, lambda: 0.0), 60, lambda: now)
     for _ in range(3):
         failed = await asyncio.gather(together.get("alice"), together.get("bob"), return_exceptions=True)
         assert [type(one) for one in failed] == [SchedulerUnavailable, SchedulerUnavailable]

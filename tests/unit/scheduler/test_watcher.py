@@ -154,7 +154,7 @@ async def test_the_poller_can_be_ended_at_any_moment(scheduler: FakeScheduler, m
         watcher._bucket = Bucket(60_000_000, 1000)
         watcher.watch("1", "alice")
         for _ in range(turns % 20):
-            watcher.hurry()
+            watcher.poll_soon()
             await asyncio.sleep(0)
         await asyncio.wait_for(watcher.close(), 3)
 
@@ -185,7 +185,7 @@ async def test_the_poller_asks_soon_after_the_first_job_and_ends_with_the_last(s
         while watcher.look("1") is None:  # the first answer may be there before anybody waits for it
             await watcher.changed(5)
     assert scheduler.asked == ["jobs"]
-    watcher.hurry()
+    watcher.poll_soon()
     await asyncio.sleep(0.2)
     assert scheduler.asked == ["jobs"]  # two seconds lie between two questions
     await watcher.close()
@@ -198,10 +198,10 @@ async def test_a_server_that_is_up_waits_half_a_second_for_the_next_question_at_
     await asyncio.sleep(0.1)
     assert watcher.look("1").phase is Phase.WAITING
     scheduler.put("1", Phase.RUNNING, node="c1")
-    watcher.hurry()
+    watcher.poll_soon()
     await asyncio.sleep(0.1)
     assert scheduler.asked == ["jobs"]
-    watcher.hurry(urgent=True)
+    watcher.poll_soon(urgent=True)
     await asyncio.wait_for(watcher.changed(5), 1)
     assert watcher.look("1").node == "c1"
     await watcher.close()
@@ -249,7 +249,7 @@ async def test_whoever_takes_a_turn_waits_until_a_command_fits_into_the_minute(s
     watcher._bucket = Bucket(600, 1)
     began = asyncio.get_running_loop().time()
     for _ in range(3):
-        await watcher.turn()
+        await watcher.acquire()
     assert asyncio.get_running_loop().time() - began >= 0.19
 
 
@@ -293,7 +293,7 @@ def test_ten_thousand_jobs_cost_at_most_twelve_commands_in_any_minute_whoever_is
             scheduler.put(str(number), Phase.WAITING if number % 10 == 0 else Phase.RUNNING)
             watcher.watch(str(number), "alice")
         while loop.time() < 600:
-            watcher.hurry(urgent=int(loop.time()) % 120 < 60)
+            watcher.poll_soon(urgent=int(loop.time()) % 120 < 60)
             if int(loop.time()) % 7 == 0:  # jobs that vanish, of which only the accounting knows
                 job = scheduler.listed.pop(str(alive.pop()))
                 scheduler.accounted[job.job_id] = JobState(job.job_id, "alice", Phase.ENDED, "COMPLETED")

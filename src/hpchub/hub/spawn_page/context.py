@@ -49,12 +49,14 @@ def _form() -> Template:
     return environment.get_template("form.html")
 
 
-def render(cluster: Cluster, facts: Facts | None, wish: Mapping[str, object], wrong: Mapping[str, str]) -> str:
-    """The form's HTML. `wish` is what stands in the fields, `wrong` the message at each; facts None: no answer."""
-    return _form().render(view(cluster, facts, wish, wrong))
+def render(cluster: Cluster, facts: Facts | None, chosen: Mapping[str, object], wrong: Mapping[str, str]) -> str:
+    """The form's HTML. `chosen` is what stands in the fields, `wrong` the message at each; facts None: no answer."""
+    return _form().render(view(cluster, facts, chosen, wrong))
 
 
-def view(cluster: Cluster, facts: Facts | None, wish: Mapping[str, object], wrong: Mapping[str, str]) -> dict[str, Any]:
+def view(
+    cluster: Cluster, facts: Facts | None, chosen: Mapping[str, object], wrong: Mapping[str, str]
+) -> dict[str, Any]:
     """The variables of the template form.html, by name."""
     if facts is None:
         return {"notice": UNAVAILABLE}
@@ -72,7 +74,7 @@ def view(cluster: Cluster, facts: Facts | None, wish: Mapping[str, object], wron
         "gpus": "0",
         "reservation": "",
     }
-    typed = {key: str(wish[key])[:200] for key in FIELDS if isinstance(wish.get(key), str | int | float)}
+    typed = {key: str(chosen[key])[:200] for key in FIELDS if isinstance(chosen.get(key), str | int | float)}
     values = standard | typed
     if not wrong:  # a stored choice may have gone; one that was just typed is shown with its message
         values |= {

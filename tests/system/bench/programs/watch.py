@@ -1,4 +1,4 @@
-"""The hub's real watcher over many simulated jobs, with somebody in a hurry at every moment.
+"""The hub's real watcher over many simulated jobs, with somebody in a poll_soon at every moment.
 
 `watch.py COMMANDS JOBS SECONDS`: COMMANDS is the directory of the scheduler's commands.
 """
@@ -21,7 +21,7 @@ async def main(commands: str, jobs: int, seconds: float) -> None:
     async with asyncio.timeout(2 * seconds):
         end = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end:
-            watcher.hurry(urgent=True)
+            watcher.poll_soon(urgent=True)
             await watcher.locate()
             await watcher.changed(1)
     assert all(watcher.look(str(number)) for number in range(1, jobs + 1))
