@@ -1,4 +1,4 @@
-"""JupyterHub's configuration: the site's file, handed to hpchub.configure."""
+"""JupyterHub's configuration: the site's file, handed to hpchub.hub.configure."""
 
 import os
 import sys
