@@ -280,7 +280,7 @@ def lose(run: Run, batch: Any) -> Iterator[Callable[[str], None]]:
         run("ctl", batch.found.format(node=node))
 
 
-@pytest.mark.slurm("PBS says only after minutes that a node is lost, and the test cannot poll_soon it")
+@pytest.mark.slurm("PBS says only after minutes that a node is lost, and the test cannot hurry it")
 def test_a_node_that_is_lost_under_a_lab_leaves_no_job_on_another_nor_in_the_queue(
     kernel: str,
     execute: Execute,
